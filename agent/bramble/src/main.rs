@@ -1,0 +1,2 @@
+//! The `bramble` binary.
+fn main() {}
