@@ -1,0 +1,84 @@
+//! Cells that several kinds show.
+
+use crate::json::{fields, int, items, text};
+use crate::{CellContext, Column, time};
+use serde_json::Value;
+
+/// The first column of every kind.
+pub const NAME: Column =
+    Column { name: "Name", kind: "string", format: "name", priority: 0, cell: |object, _| {
+        text(object, "/metadata/name").into()
+    } };
+
+/// How long ago it was created.
+pub const AGE: Column = string("Age", |object, context| age(object, context).into());
+
+/// A column of text, always shown.
+pub const fn string(name: &'static str, cell: fn(&Value, &CellContext) -> Value) -> Column {
+    Column { name, kind: "string", format: "", priority: 0, cell }
+}
+
+/// A column of text, shown by `-o wide`.
+pub const fn wide(name: &'static str, cell: fn(&Value, &CellContext) -> Value) -> Column {
+    Column { name, kind: "string", format: "", priority: 1, cell }
+}
+
+/// A column of whole numbers.
+pub const fn integer(name: &'static str, cell: fn(&Value, &CellContext) -> Value) -> Column {
+    Column { name, kind: "integer", format: "", priority: 0, cell }
+}
+
+/// The object's age.
+pub fn age(object: &Value, context: &CellContext) -> String {
+    time::since(text(object, "/metadata/creationTimestamp"), context.now)
+}
+
+/// A number, nought if absent.
+pub fn number(object: &Value, pointer: &str) -> Value {
+    int(object, pointer).unwrap_or(0).into()
+}
+
+/// A text, or `<none>`.
+pub fn or_none(value: &str) -> Value {
+    if value.is_empty() { "<none>".into() } else { value.into() }
+}
+
+/// `a=b,c=d`, or `<none>`.
+pub fn labels(object: &Value, pointer: &str) -> Value {
+    let pairs = fields(object, pointer).into_iter().flatten();
+    let pairs: Vec<String> = pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+    or_none(&pairs.join(","))
+}
+
+/// A `LabelSelector` as kubectl prints it, or `<none>`.
+pub fn selector(object: &Value, pointer: &str) -> Value {
+    let selector = object.pointer(pointer).cloned().unwrap_or_default();
+    match crate::labels::Selector::from_label_selector(&selector) {
+        Ok(selector) => or_none(&selector.to_string()),
+        Err(_) => "<error>".into(),
+    }
+}
+
+/// The names of a template's containers.
+pub fn containers(object: &Value, _: &CellContext) -> Value {
+    of_containers(object, "/name")
+}
+
+/// The images of a template's containers.
+pub fn images(object: &Value, _: &CellContext) -> Value {
+    of_containers(object, "/image")
+}
+
+fn of_containers(object: &Value, pointer: &str) -> Value {
+    let all = items(object, "/spec/template/spec/containers").iter();
+    all.map(|c| text(c, pointer)).collect::<Vec<_>>().join(",").into()
+}
+
+/// The first `max` of these, and how many more: `a,b + 3 more...`; `<none>` if there are none.
+pub fn shortened(all: &[String], max: usize) -> String {
+    if all.is_empty() {
+        return "<none>".to_owned();
+    }
+    let shown = all.iter().take(max).map(String::as_str).collect::<Vec<_>>().join(",");
+    if all.len() > max { format!("{shown} + {} more...", all.len() - max) } else { shown }
+}

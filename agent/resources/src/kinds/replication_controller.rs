@@ -1,0 +1,86 @@
+//! ReplicationController: what a ReplicaSet was in 2016.
+
+use super::BASE;
+use super::columns::{AGE, NAME, containers, images, integer, labels, number, wide};
+use super::workload::{check_template, fill_template, not_negative};
+use crate::cause::{Causes, required};
+use crate::json::{child, default, fields, spec};
+use crate::labels::Selector;
+use crate::{Descriptor, Subresource, metadata, names};
+use serde_json::Value;
+
+pub const REPLICATION_CONTROLLER: Descriptor = Descriptor {
+    kind: "ReplicationController",
+    plural: "replicationcontrollers",
+    singular: "replicationcontroller",
+    short_names: &["rc"],
+    categories: &["all"],
+    subresources: &[Subresource::Status, Subresource::Scale],
+    columns: &[
+        NAME,
+        integer("Desired", |object, _| number(object, "/spec/replicas")),
+        integer("Current", |object, _| number(object, "/status/replicas")),
+        integer("Ready", |object, _| number(object, "/status/readyReplicas")),
+        AGE,
+        wide("Containers", containers),
+        wide("Images", images),
+        wide("Selector", |object, _| labels(object, "/spec/selector")),
+    ],
+    selectable: &[("status.replicas", "/status/replicas")],
+    defaults,
+    validate,
+    generation: "spec",
+    ..BASE
+};
+
+/// The template's labels stand in for a selector and labels that are not given.
+fn defaults(object: &mut Value) {
+    let labels = object.pointer("/spec/template/metadata/labels").filter(|l| l.is_object()).cloned();
+    if let (Some(labels), Some(controller)) = (labels, object.as_object_mut()) {
+        for (parent, name) in [("spec", "selector"), ("metadata", "labels")] {
+            if let Some(own) = child(controller, parent).and_then(|p| child(p, name))
+                && own.is_empty()
+            {
+                own.extend(labels.as_object().cloned().unwrap_or_default());
+            }
+        }
+    }
+    if let Some(spec) = spec(object) {
+        default(spec, "replicas", 1);
+        fill_template(spec);
+    }
+    if let Some(status) = object.as_object_mut().and_then(|o| child(o, "status")) {
+        default(status, "replicas", 0);
+    }
+}
+
+fn validate(new: &Value, old: Option<&Value>) -> Causes {
+    let mut causes = metadata::validate(new, old, names::dns_subdomain);
+    not_negative(new, "spec.replicas", &mut causes);
+    not_negative(new, "spec.minReadySeconds", &mut causes);
+    if fields(new, "/spec/selector").is_none_or(|s| s.is_empty()) {
+        causes.push(required("spec.selector", ""));
+    }
+    let selector = Selector::from_map(new.pointer("/spec/selector").unwrap_or(&Value::Null));
+    check_template(new, Some(&selector), &mut causes);
+    causes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_template_gives_the_selector() {
+        let mut controller = json!({"metadata": {"name": "web"}, "spec": {"template": {
+            "metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "a", "image": "a"}]}}}});
+        defaults(&mut controller);
+        assert_eq!(controller["spec"]["selector"], json!({"app": "web"}));
+        assert_eq!(controller["metadata"]["labels"], json!({"app": "web"}));
+        assert_eq!(controller["spec"]["replicas"], 1);
+        assert_eq!(validate(&controller, None), []);
+        controller["spec"]["selector"] = json!({"app": "other"});
+        assert_eq!(validate(&controller, None)[0].field, "spec.template.metadata.labels");
+    }
+}
