@@ -16,7 +16,7 @@ mod kinds;
 pub mod labels;
 mod metadata;
 pub mod names;
-//patch
+pub mod patch;
 //protobuf
 pub mod quantity;
 pub mod table;
