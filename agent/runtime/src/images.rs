@@ -157,19 +157,18 @@ impl Images {
                 }
             }
         };
-        let report = async {
-            let Some(progress) = progress else { return };
-            while seen.changed().await.is_ok() {
-                let now = seen.borrow_and_update().clone();
-                if progress.send(now).await.is_err() {
-                    break;
-                }
-            }
-        };
         let mut shared = shared;
-        tokio::select! {
-            result = &mut shared => result,
-            () = report => shared.await,
+        let Some(progress) = progress else { return shared.await };
+        loop {
+            let result = tokio::select! {
+                result = &mut shared => Some(result),
+                changed = seen.changed() => if changed.is_ok() { None } else { Some((&mut shared).await) },
+            };
+            // The caller may have stopped listening, or be too slow for every step; neither holds up the pull.
+            let _ = progress.try_send(seen.borrow_and_update().clone());
+            if let Some(result) = result {
+                return result;
+            }
         }
     }
 
