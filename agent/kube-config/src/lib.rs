@@ -1,1 +1,15 @@
-//! The `kube-config` crate.
+//! The node's command line: `kube-config`, and the thin `kubectl` front.
+//!
+//! `kube-config` speaks the grammar of kubernetes-on-arm. It decides nothing itself: each command is one request over
+//! the agent's root-only socket, answered by a stream of progress lines and one result ([`wire`]). What the agent
+//! says is printed as it comes; a failure goes to standard error and the exit code is not zero.
+//!
+//! `kubectl` on a node is the stock one. The front ([`kubectl`]) translates only what stock kubectl dropped since
+//! 2016 (`run --replicas`, `run --expose` making a Deployment) and points it at the node's own kubeconfig.
+
+mod command;
+mod info;
+pub mod kubectl;
+pub mod wire;
+
+pub use command::main;
