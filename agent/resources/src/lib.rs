@@ -17,7 +17,7 @@ pub mod labels;
 mod metadata;
 pub mod names;
 pub mod patch;
-//protobuf
+pub mod protobuf;
 pub mod quantity;
 pub mod table;
 pub mod time;
