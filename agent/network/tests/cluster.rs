@@ -1,5 +1,5 @@
 //! Two nodes: on one LAN, with a router between, with cables pulled. Needs root and `ip`.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! One node: pods, their addresses, services, the way out, restarts. Needs root, `ip` and `nft`.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

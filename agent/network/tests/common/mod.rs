@@ -1,5 +1,5 @@
 //! Throw-away networks: namespaces that exist only as open files of this process, so nothing is left when it ends.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use network::{Config, Network, Peer};
 use nix::sched::{CloneFlags, setns, unshare};
