@@ -43,7 +43,11 @@ pub fn not_supported(field: impl Into<String>, value: impl Into<Value>, supporte
     let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
     Cause {
         reason: "FieldValueNotSupported",
-        message: format!("Unsupported value: {}: supported values: {}", shown(&value.into()), list.join(", ")),
+        message: format!(
+            "Unsupported value: {}: supported values: {}",
+            shown(&value.into()),
+            list.join(", ")
+        ),
         field: field.into(),
     }
 }

@@ -41,10 +41,8 @@ impl FieldSelector {
     pub fn parse(text: &str, kind: &Descriptor) -> Result<Self, ParseError> {
         let mut terms = Vec::new();
         for term in split_unescaped(text).into_iter().filter(|t| !t.is_empty()) {
-            let (field, equal, value) = comparison(term).ok_or_else(|| ParseError::Term {
-                selector: text.to_owned(),
-                term: term.to_owned(),
-            })?;
+            let (field, equal, value) = comparison(term)
+                .ok_or_else(|| ParseError::Term { selector: text.to_owned(), term: term.to_owned() })?;
             let value = unescape(value).ok_or_else(|| ParseError::Escape(value.to_owned()))?;
             let pointer = pointer(field, kind).ok_or_else(|| ParseError::Unsupported(field.to_owned()))?;
             terms.push(Term { field: field.to_owned(), pointer: pointer.to_owned(), equal, value });

@@ -67,3 +67,6 @@ const BASE: Descriptor = Descriptor {
 fn no_grace(_: &Value) -> Option<i64> {
     None
 }
+
+#[cfg(test)]
+mod tests;

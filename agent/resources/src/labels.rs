@@ -63,7 +63,8 @@ impl Requirement {
         for (i, value) in values.iter().enumerate() {
             check(&format!("values[{i}][{key}]"), value, names::label_value(value))?;
         }
-        if matches!(operator, Operator::Greater | Operator::Less) && values.iter().any(|v| v.parse::<i64>().is_err())
+        if matches!(operator, Operator::Greater | Operator::Less)
+            && values.iter().any(|v| v.parse::<i64>().is_err())
         {
             let value = values.first().cloned().unwrap_or_default();
             let fault = "for 'Gt', 'Lt' operators, the value must be an integer".to_owned();
@@ -76,7 +77,8 @@ impl Requirement {
 
     fn matches(&self, labels: Option<&Value>) -> bool {
         let found = labels.and_then(|l| l.get(&self.key)).and_then(Value::as_str);
-        let number = |found: &str| Some((found.parse::<i64>().ok()?, self.values.first()?.parse::<i64>().ok()?));
+        let number =
+            |found: &str| Some((found.parse::<i64>().ok()?, self.values.first()?.parse::<i64>().ok()?));
         match self.operator {
             Operator::In => found.is_some_and(|f| self.values.iter().any(|v| v == f)),
             Operator::NotIn => !found.is_some_and(|f| self.values.iter().any(|v| v == f)),

@@ -19,6 +19,7 @@ pub mod names;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;
+pub mod schema;
 pub mod table;
 pub mod time;
 

@@ -35,11 +35,7 @@ pub fn validate(new: &Value, old: Option<&Value>, rule: NameRule) -> Causes {
         for field in ["name", "namespace", "uid", "creationTimestamp"] {
             let pointer = format!("/metadata/{field}");
             if text(new, &pointer) != text(old, &pointer) {
-                causes.push(invalid(
-                    format!("metadata.{field}"),
-                    text(new, &pointer),
-                    "field is immutable",
-                ));
+                causes.push(invalid(format!("metadata.{field}"), text(new, &pointer), "field is immutable"));
             }
         }
     }
@@ -51,7 +47,9 @@ pub fn labels(object: &Value, pointer: &str, field: &str, causes: &mut Causes) {
     for (key, value) in fields(object, pointer).into_iter().flatten() {
         causes.extend(names::qualified_name(key).iter().map(|fault| invalid(field, key.as_str(), fault)));
         match value.as_str() {
-            Some(label) => causes.extend(names::label_value(label).iter().map(|fault| invalid(field, label, fault))),
+            Some(label) => {
+                causes.extend(names::label_value(label).iter().map(|fault| invalid(field, label, fault)))
+            }
             None => not_text(value, &format!("{field}.{key}"), causes),
         }
     }

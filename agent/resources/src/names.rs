@@ -73,7 +73,11 @@ pub fn path_segment(text: &str) -> Vec<String> {
     match text {
         "." => vec!["may not be '.'".to_owned()],
         ".." => vec!["may not be '..'".to_owned()],
-        _ => ["/", "%"].iter().filter(|c| text.contains(**c)).map(|c| format!("may not contain '{c}'")).collect(),
+        _ => ["/", "%"]
+            .iter()
+            .filter(|c| text.contains(**c))
+            .map(|c| format!("may not contain '{c}'"))
+            .collect(),
     }
 }
 

@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn a_document_cannot_be_doubled_without_end() {
         let mut doc = json!({"a": {"x": "y"}});
-        let copies: Vec<Value> = (0..40).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/a/c{i}")})).collect();
+        let copies: Vec<Value> =
+            (0..40).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/a/c{i}")})).collect();
         assert!(matches!(json_patch(&mut doc, &copies.into()), Err(PatchError::TooBig)));
     }
 
@@ -148,12 +149,19 @@ mod tests {
     }
 
     fn any_json() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), "[a-c]{0,2}".prop_map(Value::from)];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            "[a-c]{0,2}".prop_map(Value::from)
+        ];
         leaf.prop_recursive(4, 24, 4, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                prop::collection::vec(("(spec|containers|name|metadata|labels|ports|\\$patch|a)", inner), 0..4)
-                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+                prop::collection::vec(
+                    ("(spec|containers|name|metadata|labels|ports|\\$patch|a)", inner),
+                    0..4
+                )
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
             ]
         })
     }

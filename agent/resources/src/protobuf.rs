@@ -1,7 +1,7 @@
 //! Bodies in Kubernetes' protobuf envelope, read into the same JSON objects as all others.
 //!
 //! kubectl sends what it creates this way and understands JSON in return, so nothing is ever encoded. One generic
-//! decoder walks the wire by a table of messages ([`messages.txt`](schema)).
+//! decoder walks the wire by a table of messages (`messages.txt`).
 
 mod message;
 pub(crate) mod schema;
@@ -52,7 +52,8 @@ pub fn decode(body: &[u8]) -> Result<Value, DecodeError> {
         return Err(DecodeError::Malformed("the content is encoded"));
     }
     if envelope.content_type == "application/json" {
-        return serde_json::from_slice(envelope.raw).map_err(|_| DecodeError::Malformed("the content is not JSON"));
+        return serde_json::from_slice(envelope.raw)
+            .map_err(|_| DecodeError::Malformed("the content is not JSON"));
     }
     let unknown = || DecodeError::UnknownKind {
         api_version: envelope.api_version.to_owned(),

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::ops::{Add, Sub};
 use std::str::FromStr;
 
 /// Nano units in a unit: the finest that upstream keeps.
@@ -69,18 +70,6 @@ impl Quantity {
         clamp(round_away(self.nanos, NANO / 1000))
     }
 
-    /// The sum, written as `self` is (or as `other` if `self` is nought); capped.
-    pub fn add(self, other: Self) -> Self {
-        let format = if self.nanos == 0 { other.format } else { self.format };
-        Self { nanos: (self.nanos + other.nanos).clamp(-MAX, MAX), format }
-    }
-
-    /// The difference, written as `self` is; capped.
-    pub fn sub(self, other: Self) -> Self {
-        let format = if self.nanos == 0 { other.format } else { self.format };
-        Self { nanos: (self.nanos - other.nanos).clamp(-MAX, MAX), format }
-    }
-
     /// Whether it is nought.
     pub fn is_zero(&self) -> bool {
         self.nanos == 0
@@ -89,6 +78,25 @@ impl Quantity {
     /// Whether it is below nought.
     pub fn is_negative(&self) -> bool {
         self.nanos < 0
+    }
+}
+
+/// The sum, written as the first is (or as the other if the first is nought); capped.
+impl Add for Quantity {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let format = if self.nanos == 0 { other.format } else { self.format };
+        Self { nanos: (self.nanos + other.nanos).clamp(-MAX, MAX), format }
+    }
+}
+
+/// The difference, written as the first is (or as the other if the first is nought); capped.
+impl Sub for Quantity {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        self + Self { nanos: -other.nanos, format: other.format }
     }
 }
 
@@ -282,12 +290,12 @@ mod tests {
 
     #[test]
     fn adds_and_compares() {
-        let sum = Quantity::parse("100m").expect("a").add(Quantity::parse("1.9").expect("b"));
+        let sum = Quantity::parse("100m").expect("a") + Quantity::parse("1.9").expect("b");
         assert_eq!(sum.to_string(), "2");
         assert!(Quantity::parse("1Gi").expect("a") > Quantity::parse("1G").expect("b"));
         assert_eq!(Quantity::parse("1Ki").expect("a"), Quantity::parse("1024").expect("b"));
         let zero = Quantity::from_value(0);
-        assert_eq!(zero.add(Quantity::parse("2Ki").expect("b")).to_string(), "2Ki");
+        assert_eq!((zero + Quantity::parse("2Ki").expect("b")).to_string(), "2Ki");
     }
 
     proptest! {
@@ -301,9 +309,9 @@ mod tests {
 
         #[test]
         fn sums_are_sums(a in -1_000_000i64..1_000_000, b in -1_000_000i64..1_000_000) {
-            let sum = Quantity::from_milli(a).add(Quantity::from_milli(b));
+            let sum = Quantity::from_milli(a) + Quantity::from_milli(b);
             prop_assert_eq!(sum.milli_value(), a + b);
-            prop_assert_eq!(sum.sub(Quantity::from_milli(b)), Quantity::from_milli(a));
+            prop_assert_eq!(sum - Quantity::from_milli(b), Quantity::from_milli(a));
             let cmp = Quantity::from_milli(a).cmp(&Quantity::from_milli(b));
             prop_assert_eq!(cmp, a.cmp(&b));
         }

@@ -103,7 +103,8 @@ mod tests {
         for d in crate::all() {
             let mut object = json!({"metadata": {"name": "x", "creationTimestamp": "1970-01-01T00:00:00Z"}});
             (d.defaults)(&mut object);
-            let table = table(d, &[&object], &json!({"resourceVersion": "7"}), IncludeObject::Metadata, 330, true);
+            let table =
+                table(d, &[&object], &json!({"resourceVersion": "7"}), IncludeObject::Metadata, 330, true);
             let columns = table["columnDefinitions"].as_array().expect("columns");
             let cells = table["rows"][0]["cells"].as_array().expect("cells");
             assert_eq!(columns.len(), cells.len(), "{}", d.kind);
@@ -131,7 +132,9 @@ mod tests {
     #[test]
     fn cells_survive_objects_of_any_shape() {
         for d in crate::all() {
-            for object in [json!(null), json!([]), json!({"spec": 1, "status": [], "metadata": "x"}), json!("x")] {
+            for object in
+                [json!(null), json!([]), json!({"spec": 1, "status": [], "metadata": "x"}), json!("x")]
+            {
                 table(d, &[&object], &Value::Null, IncludeObject::None, 0, true);
             }
         }

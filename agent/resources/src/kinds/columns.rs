@@ -5,10 +5,13 @@ use crate::{CellContext, Column, time};
 use serde_json::Value;
 
 /// The first column of every kind.
-pub const NAME: Column =
-    Column { name: "Name", kind: "string", format: "name", priority: 0, cell: |object, _| {
-        text(object, "/metadata/name").into()
-    } };
+pub const NAME: Column = Column {
+    name: "Name",
+    kind: "string",
+    format: "name",
+    priority: 0,
+    cell: |object, _| text(object, "/metadata/name").into(),
+};
 
 /// How long ago it was created.
 pub const AGE: Column = string("Age", |object, context| age(object, context).into());

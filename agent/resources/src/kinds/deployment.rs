@@ -59,7 +59,8 @@ fn defaults(object: &mut Value) {
 
 fn validate(new: &Value, old: Option<&Value>) -> Causes {
     let mut causes = metadata::validate(new, old, names::dns_subdomain);
-    for field in ["spec.replicas", "spec.minReadySeconds", "spec.revisionHistoryLimit", "spec.progressDeadlineSeconds"]
+    for field in
+        ["spec.replicas", "spec.minReadySeconds", "spec.revisionHistoryLimit", "spec.progressDeadlineSeconds"]
     {
         not_negative(new, field, &mut causes);
     }
@@ -143,7 +144,8 @@ mod tests {
     fn a_small_deployment_is_filled_and_good() {
         let deployment = deployment();
         assert_eq!(validate(&deployment, None), []);
-        let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}});
+        let strategy =
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}});
         assert_eq!(deployment["spec"]["strategy"], strategy);
         assert_eq!(deployment["spec"]["progressDeadlineSeconds"], 600);
         assert_eq!(deployment["spec"]["template"]["spec"]["restartPolicy"], "Always");

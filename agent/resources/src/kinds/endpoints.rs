@@ -75,11 +75,9 @@ fn validate(new: &Value, old: Option<&Value>) -> Causes {
 /// An address that something outside this host can be.
 pub fn check_ip(ip: &str, field: &str, causes: &mut Causes) {
     match ip.parse::<IpAddr>() {
-        Err(_) => causes.push(invalid(
-            field,
-            ip,
-            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-        )),
+        Err(_) => {
+            causes.push(invalid(field, ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"))
+        }
         Ok(address) if address.is_loopback() => {
             causes.push(invalid(field, ip, "may not be in the loopback range (127.0.0.0/8, ::1/128)"));
         }

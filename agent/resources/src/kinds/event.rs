@@ -40,9 +40,13 @@ const COLUMNS: &[Column] = &[
     string("Message", |event, _| text(event, "/message").trim().into()),
     wide("First Seen", first_seen),
     wide("Count", |event, _| count(event).to_string().into()),
-    Column { name: "Name", kind: "string", format: "name", priority: 1, cell: |event, _| {
-        text(event, "/metadata/name").into()
-    } },
+    Column {
+        name: "Name",
+        kind: "string",
+        format: "name",
+        priority: 1,
+        cell: |event, _| text(event, "/metadata/name").into(),
+    },
 ];
 
 fn first<'a>(event: &'a Value, pointers: &[&str]) -> &'a str {

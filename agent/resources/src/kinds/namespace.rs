@@ -46,7 +46,11 @@ fn validate(new: &Value, old: Option<&Value>) -> Causes {
         let field = format!("spec.finalizers[{i}]");
         causes.extend(names::qualified_name(name).iter().map(|f| invalid(field.as_str(), name, f)));
         if !name.contains('/') && name != "kubernetes" {
-            causes.push(invalid(field, name, "name is neither a standard finalizer name nor is it fully qualified"));
+            causes.push(invalid(
+                field,
+                name,
+                "name is neither a standard finalizer name nor is it fully qualified",
+            ));
         }
     }
     causes

@@ -98,7 +98,9 @@ fn validate_taint(taint: &Value, field: &str, causes: &mut Causes) {
     const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
     match text(taint, "/effect") {
         "" => causes.push(required(field_of("effect"), "")),
-        effect if !EFFECTS.contains(&effect) => causes.push(not_supported(field_of("effect"), effect, &EFFECTS)),
+        effect if !EFFECTS.contains(&effect) => {
+            causes.push(not_supported(field_of("effect"), effect, &EFFECTS))
+        }
         _ => {}
     }
 }
@@ -117,7 +119,10 @@ fn keep_pod_cidr(new: &Value, old: &Value, causes: &mut Causes) {
         }
     }
     if fixed("providerID") {
-        causes.push(forbidden("spec.providerID", "node updates may not change providerID except from \"\" to valid"));
+        causes.push(forbidden(
+            "spec.providerID",
+            "node updates may not change providerID except from \"\" to valid",
+        ));
     }
 }
 

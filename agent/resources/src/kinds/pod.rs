@@ -80,12 +80,15 @@ fn validate(new: &Value, old: Option<&Value>) -> Causes {
 fn check_update(new: &Value, old: &Value, causes: &mut Causes) {
     let mut allowed = new.clone();
     for list in ["containers", "initContainers"] {
-        let (new, old) = (allowed.get_mut(list).and_then(Value::as_array_mut), items(old, &format!("/{list}")));
+        let (new, old) =
+            (allowed.get_mut(list).and_then(Value::as_array_mut), items(old, &format!("/{list}")));
         for (container, old) in new.into_iter().flatten().zip(old) {
             keep(container, old, "image");
         }
     }
-    if int(old, "/activeDeadlineSeconds").is_none_or(|o| int(new, "/activeDeadlineSeconds").is_some_and(|n| n <= o)) {
+    if int(old, "/activeDeadlineSeconds")
+        .is_none_or(|o| int(new, "/activeDeadlineSeconds").is_some_and(|n| n <= o))
+    {
         keep(&mut allowed, old, "activeDeadlineSeconds");
     }
     let tolerations = items(new, "/tolerations");

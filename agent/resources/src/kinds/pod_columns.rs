@@ -70,7 +70,8 @@ impl Summary {
 }
 
 fn summary(pod: &Value) -> Summary {
-    let sidecars = items(pod, "/spec/initContainers").iter().filter(|c| text(c, "/restartPolicy") == "Always");
+    let sidecars =
+        items(pod, "/spec/initContainers").iter().filter(|c| text(c, "/restartPolicy") == "Always");
     let sidecars: Vec<&str> = sidecars.map(|c| text(c, "/name")).collect();
     let reason = match text(pod, "/status/reason") {
         "" => text(pod, "/status/phase"),
@@ -182,7 +183,10 @@ mod tests {
         let cases = [
             (json!({"phase": "Pending"}), "0/2 Pending 0"),
             (json!({"phase": "Running", "containerStatuses": [running, running]}), "2/2 Running 0"),
-            (json!({"phase": "Running", "containerStatuses": [running, crash]}), "1/2 CrashLoopBackOff 3 (5m ago)"),
+            (
+                json!({"phase": "Running", "containerStatuses": [running, crash]}),
+                "1/2 CrashLoopBackOff 3 (5m ago)",
+            ),
             (json!({"phase": "Running", "containerStatuses": [running, done]}), "1/2 NotReady 0"),
             (
                 json!({"phase": "Running", "conditions": ready, "containerStatuses": [running, done]}),
@@ -209,8 +213,13 @@ mod tests {
         for (status, expected) in cases {
             let pod = pod(status);
             let summary = summary(&pod);
-            let shown =
-                format!("{}/{} {} {}", summary.ready, summary.total, summary.reason, summary.restarts_text(310));
+            let shown = format!(
+                "{}/{} {} {}",
+                summary.ready,
+                summary.total,
+                summary.reason,
+                summary.restarts_text(310)
+            );
             assert_eq!(shown, expected);
         }
     }

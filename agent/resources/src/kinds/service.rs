@@ -46,7 +46,9 @@ fn defaults(service: &mut Value) {
     for port in children(spec, "ports") {
         default(port, "protocol", "TCP");
         let same = port.get("port").cloned().unwrap_or_default();
-        if !same.is_null() && matches!(port.get("targetPort"), Some(Value::Number(n)) if n.as_i64() == Some(0)) {
+        if !same.is_null()
+            && matches!(port.get("targetPort"), Some(Value::Number(n)) if n.as_i64() == Some(0))
+        {
             port.remove("targetPort");
         }
         if !same.is_null() {

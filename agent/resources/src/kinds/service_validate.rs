@@ -159,7 +159,9 @@ mod tests {
 
     #[test]
     fn many_ports_need_names() {
-        let found = found(json!({"ports": [{"port": 80}, {"port": 80, "name": "b", "protocol": "ABC"}, {"port": 0}]}));
+        let found = found(
+            json!({"ports": [{"port": 80}, {"port": 80, "name": "b", "protocol": "ABC"}, {"port": 0}]}),
+        );
         assert_eq!(
             found,
             [

@@ -53,7 +53,9 @@ pub fn strategy(kind: &str, path: &[&str], field: &str) -> Strategy {
 fn ports(kind: &str, path: &[&str]) -> Strategy {
     match (kind, path.last()) {
         ("Service", Some(&"spec")) => Strategy::Keyed("port"),
-        (_, Some(&("containers" | "initContainers" | "ephemeralContainers"))) => Strategy::Keyed("containerPort"),
+        (_, Some(&("containers" | "initContainers" | "ephemeralContainers"))) => {
+            Strategy::Keyed("containerPort")
+        }
         _ => Strategy::Atomic,
     }
 }

@@ -45,7 +45,12 @@ struct Merge<'k> {
 }
 
 impl Merge<'_> {
-    fn object<'p>(&self, doc: &mut Fields, patch: &'p Fields, path: &mut Vec<&'p str>) -> Result<(), PatchError> {
+    fn object<'p>(
+        &self,
+        doc: &mut Fields,
+        patch: &'p Fields,
+        path: &mut Vec<&'p str>,
+    ) -> Result<(), PatchError> {
         match directive(patch)? {
             Directive::Merge => {}
             Directive::Replace => {

@@ -3,7 +3,7 @@
 //! `! v1 Pod core.v1.Pod` names the message of a kind (`*`: of any version). `.core.v1.Pod` begins a message; each line
 //! after it is a field: tag, type, JSON name, and `z` if nought, false or "" means that it is not said. A type is a
 //! letter, or `m:` and a message; `*` before it makes it a list, `%` a map from texts, `=` puts its fields into the
-//! object around it.
+//! object around it. The tag 0 marks fields that are known by name only.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -48,7 +48,7 @@ pub enum Shape {
     List,
     /// A map from texts.
     Map,
-    /// A message whose fields stand in the object around it.
+    /// A message whose fields stand in the object around it. The tag 0 marks fields that are known by name only.
     Inline,
 }
 

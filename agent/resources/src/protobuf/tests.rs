@@ -115,7 +115,8 @@ fn a_deployment_is_read() {
 
 #[test]
 fn values_of_all_kinds_are_read() {
-    let secret = message().of(1, metadata("s")).bytes(2, &message().text(1, "k").bytes(2, b"hi").0).text(3, "Opaque");
+    let secret =
+        message().of(1, metadata("s")).bytes(2, &message().text(1, "k").bytes(2, b"hi").0).text(3, "Opaque");
     let decoded = decode(&secret.body("v1", "Secret")).expect("secret");
     assert_eq!(decoded["data"]["k"], "aGk=");
     let spec = message().text(1, "pi-1").int(2, 40).of(4, message().int(1, 1_458_594_360).int(2, 5_000));

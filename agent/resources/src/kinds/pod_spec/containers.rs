@@ -67,7 +67,12 @@ fn check_container(container: &Value, own: &str, volumes: &[&str], causes: &mut 
     }
     for hook in ["postStart", "preStop"] {
         if let Some(value) = container.pointer(&format!("/lifecycle/{hook}")).filter(|h| h.is_object()) {
-            check_handler(value, &format!("{own}.lifecycle.{hook}"), &["exec", "httpGet", "tcpSocket", "sleep"], causes);
+            check_handler(
+                value,
+                &format!("{own}.lifecycle.{hook}"),
+                &["exec", "httpGet", "tcpSocket", "sleep"],
+                causes,
+            );
         }
     }
 }
@@ -93,7 +98,9 @@ fn check_ports(container: &Value, own: &str, host_network: bool, causes: &mut Ca
             }
         }
         if let Some(host) = int(port, "/hostPort").filter(|h| *h != 0) {
-            causes.extend(names::port_number(host).iter().map(|f| invalid(format!("{field}.hostPort"), host, f)));
+            causes.extend(
+                names::port_number(host).iter().map(|f| invalid(format!("{field}.hostPort"), host, f)),
+            );
             if host_network && Some(host) != number {
                 let detail = "must match `containerPort` when `hostNetwork` is true";
                 causes.push(invalid(format!("{field}.hostPort"), host, detail));
@@ -172,7 +179,9 @@ fn check_mounts(container: &Value, own: &str, volumes: &[&str], causes: &mut Cau
 
 fn check_probe(probe: &Value, own: &str, success_must_be_one: bool, causes: &mut Causes) {
     check_handler(probe, own, &["exec", "httpGet", "tcpSocket", "grpc"], causes);
-    for name in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+    for name in
+        ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+    {
         if let Some(number) = int(probe, &format!("/{name}")).filter(|n| *n < 0) {
             causes.push(invalid(format!("{own}.{name}"), number, "must be greater than or equal to 0"));
         }

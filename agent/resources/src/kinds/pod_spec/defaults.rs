@@ -138,7 +138,8 @@ fn canonical(resources: &mut Fields) {
 /// What is limited but not requested is requested.
 fn request_limits(container: &mut Fields) {
     let Some(resources) = child_if(container, "resources") else { return };
-    let Some(limits) = resources.get("limits").and_then(Value::as_object).filter(|l| !l.is_empty()).cloned() else {
+    let Some(limits) = resources.get("limits").and_then(Value::as_object).filter(|l| !l.is_empty()).cloned()
+    else {
         return;
     };
     if let Some(requests) = child(resources, "requests") {

@@ -144,7 +144,8 @@ fn check_toleration(toleration: &Value, field: &str, causes: &mut Causes) {
         causes.extend(names::qualified_name(key).iter().map(|f| invalid(format!("{field}.key"), key, f)));
     }
     if key.is_empty() && operator != "Exists" {
-        let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+        let detail =
+            "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
         causes.push(invalid(format!("{field}.operator"), operator, detail));
     }
     if int(toleration, "/tolerationSeconds").is_some() && effect != "NoExecute" {
@@ -154,7 +155,9 @@ fn check_toleration(toleration: &Value, field: &str, causes: &mut Causes) {
     let value = text(toleration, "/value");
     match operator {
         "" | "Equal" => {
-            causes.extend(names::label_value(value).iter().map(|f| invalid(format!("{field}.operator"), value, f)));
+            causes.extend(
+                names::label_value(value).iter().map(|f| invalid(format!("{field}.operator"), value, f)),
+            );
         }
         "Exists" if !value.is_empty() => {
             let detail = "value must be empty when `operator` is 'Exists'";

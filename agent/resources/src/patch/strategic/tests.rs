@@ -15,7 +15,8 @@ fn pod(containers: Value) -> Value {
 #[test]
 fn containers_merge_by_name() {
     let old = pod(json!([{"name": "a", "image": "a:1", "env": [{"name": "X", "value": "1"}]}]));
-    let patch = pod(json!([{"name": "b", "image": "b"}, {"name": "a", "image": "a:2", "env": [{"name": "Y"}]}]));
+    let patch =
+        pod(json!([{"name": "b", "image": "b"}, {"name": "a", "image": "a:2", "env": [{"name": "Y"}]}]));
     let new = pod(json!([
         {"name": "a", "image": "a:2", "env": [{"name": "X", "value": "1"}, {"name": "Y"}]},
         {"name": "b", "image": "b"},
@@ -30,7 +31,8 @@ fn items_are_deleted_and_lists_replaced() {
     let old = pod(json!([{"name": "a"}, {"name": "b"}]));
     let gone = patched("pods", old.clone(), pod(json!([{"name": "a", "$patch": "delete"}])));
     assert_eq!(gone, pod(json!([{"name": "b"}])));
-    let replaced = patched("pods", old.clone(), pod(json!([{"name": "c", "image": "c"}, {"$patch": "replace"}])));
+    let replaced =
+        patched("pods", old.clone(), pod(json!([{"name": "c", "image": "c"}, {"$patch": "replace"}])));
     assert_eq!(replaced, pod(json!([{"name": "c", "image": "c"}])));
     let emptied = patched("pods", old, json!({"spec": {"$patch": "replace", "nodeName": "pi"}}));
     assert_eq!(emptied, json!({"spec": {"nodeName": "pi"}}));
@@ -108,6 +110,7 @@ fn faults_are_told() {
     let unknown = json!({"spec": {"$patch": "explode"}});
     assert!(matches!(strategic_merge(kind, &mut doc, &unknown), Err(PatchError::Malformed(_))));
     assert!(matches!(strategic_merge(kind, &mut doc, &json!([])), Err(PatchError::Malformed(_))));
-    let order = json!({"spec": {"containers": [{"name": "z"}], "$setElementOrder/containers": [{"name": "a"}]}});
+    let order =
+        json!({"spec": {"containers": [{"name": "z"}], "$setElementOrder/containers": [{"name": "a"}]}});
     assert!(matches!(strategic_merge(kind, &mut doc, &order), Err(PatchError::Malformed(_))));
 }

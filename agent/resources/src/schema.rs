@@ -1,0 +1,210 @@
+//! Which fields a kind has and what they hold: what a strict decoder would say of an object.
+//!
+//! Typed clients refuse a whole list for one field of the wrong type, so such an object must never be stored.
+
+use crate::protobuf::schema::{Field, Kind, Shape, Table, table};
+use crate::{quantity::Quantity, time};
+use serde_json::Value;
+
+/// No more faults than this are told.
+const MAX_FOUND: usize = 100;
+
+/// What does not fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Paths of fields that the kind does not have: for `strict decoding error: unknown field "spec.x"`.
+    pub unknown: Vec<String>,
+    /// What upstream says of fields that hold something else: each makes the request a bad one.
+    pub mistyped: Vec<String>,
+}
+
+/// Takes out what upstream would not keep, nulls and unknown fields, and tells what it found. `None` if the object's
+/// `apiVersion` and `kind` are not known here.
+pub fn conform(object: &mut Value) -> Option<Findings> {
+    let kind = crate::json::text(object, "/kind").to_owned();
+    let root = table().root(crate::json::text(object, "/apiVersion"), &kind)?;
+    let mut check = Check { table: table(), kind, path: Vec::new(), found: Findings::default() };
+    check.message(root, object);
+    Some(check.found)
+}
+
+struct Check {
+    table: &'static Table,
+    kind: String,
+    /// Names and `[i]`, from the root.
+    path: Vec<String>,
+    found: Findings,
+}
+
+impl Check {
+    fn message(&mut self, message: usize, value: &mut Value) {
+        let Some(fields) = value.as_object_mut() else {
+            return self.mistyped(value, "object");
+        };
+        let root = self.path.is_empty();
+        fields.retain(|name, value| {
+            if value.is_null() || root && matches!(name.as_str(), "apiVersion" | "kind") {
+                return !value.is_null();
+            }
+            self.path.push(name.clone());
+            let field = find(self.table, message, name);
+            match field {
+                Some(field) => self.field(field, value),
+                None if self.found.unknown.len() < MAX_FOUND => self.found.unknown.push(self.place()),
+                None => {}
+            }
+            self.path.pop();
+            field.is_some()
+        });
+    }
+
+    fn field(&mut self, field: &Field, value: &mut Value) {
+        match field.shape {
+            Shape::One | Shape::Inline => self.value(field.kind, value),
+            Shape::List => match value.as_array_mut() {
+                Some(items) => {
+                    for (i, item) in items.iter_mut().enumerate() {
+                        self.path.push(format!("[{i}]"));
+                        self.value(field.kind, item);
+                        self.path.pop();
+                    }
+                }
+                None => self.mistyped(value, "array"),
+            },
+            Shape::Map => match value.as_object_mut() {
+                Some(entries) => {
+                    for (name, item) in entries.iter_mut() {
+                        self.path.push(name.clone());
+                        self.value(field.kind, item);
+                        self.path.pop();
+                    }
+                }
+                None => self.mistyped(value, "map"),
+            },
+        }
+    }
+
+    fn value(&mut self, kind: Kind, value: &mut Value) {
+        let wanted = match kind {
+            Kind::Message(message) => return self.message(message, value),
+            Kind::Raw => return,
+            Kind::Text if value.is_string() => return,
+            Kind::Flag if value.is_boolean() => return,
+            Kind::Int32 if value.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => return,
+            Kind::Int64 if value.is_i64() => return,
+            Kind::Double if value.is_number() => return,
+            Kind::Bytes if value.is_string() => return,
+            Kind::Quantity if is_quantity(value) => return,
+            Kind::IntOrString if value.is_i64() || value.is_string() => return,
+            Kind::Time | Kind::MicroTime if value.as_str().is_some_and(|t| time::parse(t).is_some()) => {
+                return;
+            }
+            Kind::Texts if value.as_array().is_some_and(|all| all.iter().all(Value::is_string)) => return,
+            Kind::Text => "string",
+            Kind::Flag => "bool",
+            Kind::Int32 => "int32",
+            Kind::Int64 => "int64",
+            Kind::Double => "float64",
+            Kind::Bytes => "[]uint8",
+            Kind::Quantity => "resource.Quantity",
+            Kind::IntOrString => "intstr.IntOrString",
+            Kind::Time => "v1.Time",
+            Kind::MicroTime => "v1.MicroTime",
+            Kind::Texts => "[]string",
+        };
+        self.mistyped(value, wanted);
+    }
+
+    fn mistyped(&mut self, value: &Value, wanted: &str) {
+        let held = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "bool",
+            Value::Number(_) => "number",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        if self.found.mistyped.len() < MAX_FOUND {
+            let (kind, place) = (&self.kind, self.place());
+            let text =
+                format!("json: cannot unmarshal {held} into Go struct field {kind}.{place} of type {wanted}");
+            self.found.mistyped.push(text);
+        }
+    }
+
+    /// `spec.containers[0].image`.
+    fn place(&self) -> String {
+        let mut place = String::new();
+        for part in &self.path {
+            if !place.is_empty() && !part.starts_with('[') {
+                place.push('.');
+            }
+            place.push_str(part);
+        }
+        place
+    }
+}
+
+/// A field by its name in JSON; those of inlined messages are the message's own.
+fn find(table: &'static Table, message: usize, name: &str) -> Option<&'static Field> {
+    table.fields(message).iter().find_map(|field| match (field.shape, field.kind) {
+        (Shape::Inline, Kind::Message(inner)) => find(table, inner, name),
+        _ => Some(field).filter(|f| f.name == name),
+    })
+}
+
+fn is_quantity(value: &Value) -> bool {
+    match value {
+        Value::String(text) => Quantity::parse(text).is_ok(),
+        other => other.is_number(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_good_object_stays_as_it_is() {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "a", "labels": {"a": "b"}, "creationTimestamp": "2016-03-21T21:06:00Z"},
+            "spec": {"volumes": [{"name": "v", "emptyDir": {}}], "schedulingGroup": {"podGroupName": "x"},
+                "containers": [{"name": "a", "image": "a", "resources": {"limits": {"cpu": 1, "memory": "1Gi"}},
+                    "livenessProbe": {"httpGet": {"port": "http"}},
+                    "env": [{"name": "x", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}]}});
+        let mut same = pod.clone();
+        assert_eq!(conform(&mut same), Some(Findings::default()));
+        assert_eq!(same, pod);
+    }
+
+    #[test]
+    fn unknown_fields_and_nulls_go() {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "extra": 1,
+            "metadata": {"creationTimestamp": null}, "spec": {"containers": [{"imagee": "x"}]}});
+        let found = conform(&mut pod).expect("known kind");
+        assert_eq!(found.unknown, ["extra", "spec.containers[0].imagee"]);
+        assert_eq!(
+            pod,
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": {"containers": [{}]}})
+        );
+    }
+
+    #[test]
+    fn wrong_types_are_told() {
+        let mut deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment",
+            "spec": {"replicas": "3", "template": {"spec": {"containers": {}}}, "paused": 1}});
+        let found = conform(&mut deployment).expect("known kind");
+        assert_eq!(
+            found.mistyped,
+            [
+                "json: cannot unmarshal number into Go struct field Deployment.spec.paused of type bool",
+                "json: cannot unmarshal string into Go struct field Deployment.spec.replicas of type int32",
+                "json: cannot unmarshal object into Go struct field Deployment.spec.template.spec.containers of \
+                 type array",
+            ]
+        );
+        assert_eq!(conform(&mut json!({"apiVersion": "x/v1", "kind": "Y"})), None);
+        assert_eq!(conform(&mut json!(1)), None);
+    }
+}
