@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::api::{Error, Usage};
 
+const ROOT: &str = "/sys/fs/cgroup";
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
 /// Controllers that containers need.
 const NEEDED_V1: &[&str] = &["cpu", "cpuacct", "memory", "pids", "devices"];
 const NEEDED_V2: &[&str] = &["cpu", "memory", "pids"];
@@ -23,26 +25,19 @@ pub(crate) enum Hierarchy {
 
 impl Hierarchy {
     pub(crate) fn find() -> io::Result<Self> {
-        Ok(Self::parse(&fs::read_to_string("/proc/self/mounts")?))
+        // The library decides by the same sign.
+        let unified = rustix::fs::statfs(ROOT)?.f_type as u64 == CGROUP2_MAGIC;
+        Ok(if unified { Self::V2(ROOT.into()) } else { Self::v1(&fs::read_to_string("/proc/self/mounts")?) })
     }
 
-    /// v1 counts as soon as one controller lives there: that is how the library decides as well.
-    fn parse(mounts: &str) -> Self {
-        let mut v1 = Vec::new();
-        let mut v2 = PathBuf::from("/sys/fs/cgroup");
-        for line in mounts.lines() {
+    /// Reads the mount table; other things than v1 hierarchies do not count. Pure.
+    fn v1(mounts: &str) -> Self {
+        let hierarchies = mounts.lines().filter_map(|line| {
             let mut fields = line.split(' ').skip(1);
-            let (Some(path), Some(kind), Some(options)) = (fields.next(), fields.next(), fields.next())
-            else {
-                continue;
-            };
-            match kind {
-                "cgroup" => v1.push((options.split(',').map(str::to_owned).collect(), PathBuf::from(path))),
-                "cgroup2" => v2 = PathBuf::from(path),
-                _ => {}
-            }
-        }
-        if v1.is_empty() { Self::V2(v2) } else { Self::V1(v1) }
+            let (path, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
+            (kind == "cgroup").then(|| (options.split(',').map(str::to_owned).collect(), PathBuf::from(path)))
+        });
+        Self::V1(hierarchies.collect())
     }
 
     pub(crate) fn is_v2(&self) -> bool {
@@ -218,14 +213,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hierarchies_are_told_apart() {
+    fn controllers_are_found_in_their_hierarchies() {
         let hybrid = "cgroup /c/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\ncgroup2 /c/unified cgroup2 rw 0 0\n";
-        let found = Hierarchy::parse(hybrid);
+        let found = Hierarchy::v1(hybrid);
         assert!(!found.is_v2());
         assert_eq!(found.dir("cpuacct", "/a/b"), Some("/c/cpu,cpuacct/a/b".into()));
         assert_eq!(found.dir("memory", "/a"), None);
-        let unified = Hierarchy::parse("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n");
-        assert_eq!(unified.dir("memory", "a"), Some("/sys/fs/cgroup/a".into()));
+        assert_eq!(Hierarchy::V2(ROOT.into()).dir("memory", "a"), Some("/sys/fs/cgroup/a".into()));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,11 +12,13 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::api::{Container, ContainerSpec, Error, Exit};
 use crate::cgroup::Hierarchy;
 use crate::config::Config;
 use crate::control::{self, Control, Go, Report};
+use crate::shim::NEVER_RAN;
 use crate::state::{Dir, Job, Process, State};
 use crate::sys;
 
@@ -82,16 +85,14 @@ pub(crate) struct Containers {
     all: Mutex<HashMap<String, Arc<Entry>>>,
 }
 
-fn start_error(what: &str) -> impl Fn(io::Error) -> Error + '_ {
-    move |e| Error::Start(format!("{what}: {e}"))
-}
-
 impl Containers {
     /// Finds the containers of earlier lives; must be called within a tokio runtime.
     pub(crate) fn open(config: &Config, hierarchy: Arc<Hierarchy>) -> Result<Self, Error> {
         let node = |e: io::Error| Error::Node(format!("read the containers' folder: {e}"));
         for dir in [config.containers_dir(), config.sockets_dir()] {
-            fs::create_dir_all(dir).map_err(node)?;
+            fs::create_dir_all(&dir).map_err(node)?;
+            // What containers write, setuid programs among it, is not for the users of the host.
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(node)?;
         }
         let this = Self { config: config.clone(), hierarchy, all: Mutex::default() };
         for entry in fs::read_dir(config.containers_dir()).map_err(node)? {
@@ -177,8 +178,8 @@ impl Containers {
         self.all().values().any(|e| e.spec.image == image)
     }
 
-    /// Starts a container from an image's layers.
-    pub(crate) async fn start(&self, spec: ContainerSpec, layers: Vec<String>) -> Result<Container, Error> {
+    /// Puts a new container on record; from here on its image is in use.
+    pub(crate) fn register(&self, spec: ContainerSpec, layers: Vec<String>) -> Result<Arc<Entry>, Error> {
         check(&spec).map_err(Error::Start)?;
         let job = Job {
             layers_dir: self.config.layers_dir(),
@@ -192,39 +193,47 @@ impl Containers {
             io::ErrorKind::AlreadyExists => Error::Start(format!("container {} exists already", job.spec.id)),
             _ => Error::Node(format!("make {}: {e}", dir.path().display())),
         })?;
-        dir.write_job(&job).map_err(start_error("write the container's job"))?;
+        dir.write_job(&job).map_err(|e| Error::Node(format!("write the container's job: {e}")))?;
         let entry = self.entry(dir, &job);
         self.all().insert(job.spec.id.clone(), entry.clone());
-        match self.run_shim(&entry).await {
+        Ok(entry)
+    }
+
+    /// Starts a registered container. One that fails stays on record, ended, until it is removed.
+    pub(crate) async fn start(&self, entry: Arc<Entry>) -> Result<Container, Error> {
+        let handshake = match self.spawn_shim(&entry) {
+            Ok(handshake) => handshake,
+            Err(e) => {
+                let why = format!("run {}: {e}", self.config.helper.display());
+                never_ran(&entry, &why);
+                return Err(Error::Start(why));
+            }
+        };
+        match handshake.await.unwrap_or_else(|e| Err(e.to_string())) {
             Ok(()) => Ok(entry.container()),
             Err(why) => {
-                // Kept, so that it can be listed and removed like any other.
+                // Its shim is about to end; then it can be removed.
+                let _ = tokio::time::timeout(START_TIMEOUT, entry.wait()).await;
                 Err(Error::Start(why))
             }
         }
     }
 
-    async fn run_shim(&self, entry: &Arc<Entry>) -> Result<(), String> {
-        let (control, child) = match self.spawn(entry) {
-            Ok(spawned) => spawned,
-            Err(e) => {
-                let why = format!("run {}: {e}", self.config.helper.display());
-                self.never_ran(entry, &why);
-                return Err(why);
-            }
-        };
+    /// The handshake goes on by itself even if nobody waits for it any more.
+    fn spawn_shim(&self, entry: &Arc<Entry>) -> io::Result<JoinHandle<Result<(), String>>> {
+        let (control, child) = self.spawn(entry)?;
         let shim = rustix::process::Pid::from_child(&child);
-        match rustix::process::pidfd_open(shim, rustix::process::PidfdFlags::empty()) {
-            Ok(pidfd) => self.supervise(entry.clone(), pidfd, Some(child)),
-            Err(e) => return Err(format!("pidfd of the shim: {e}")),
-        }
-        match tokio::time::timeout(START_TIMEOUT, handshake(&control, entry)).await {
-            Ok(result) => result,
-            Err(_) => {
-                let _ = rustix::process::kill_process(shim, rustix::process::Signal::KILL);
+        let pidfd = rustix::process::pidfd_open(shim, rustix::process::PidfdFlags::empty())?;
+        let killer = pidfd.try_clone()?;
+        self.supervise(entry.clone(), pidfd, Some(child));
+        let entry = entry.clone();
+        Ok(tokio::spawn(async move {
+            let result = tokio::time::timeout(START_TIMEOUT, handshake(&control, &entry)).await;
+            result.unwrap_or_else(|_| {
+                let _ = rustix::process::pidfd_send_signal(&killer, rustix::process::Signal::KILL);
                 Err(format!("not started within {START_TIMEOUT:?}"))
-            }
-        }
+            })
+        }))
     }
 
     fn spawn(&self, entry: &Entry) -> io::Result<(Control, Child)> {
@@ -240,20 +249,6 @@ impl Containers {
             .stderr(log)
             .spawn()?;
         Ok((Control::new(ours)?, child))
-    }
-
-    fn never_ran(&self, entry: &Entry, why: &str) {
-        let exit = Exit {
-            code: 128,
-            signal: None,
-            oom_killed: false,
-            finished_at: sys::now(),
-            error: Some(why.to_owned()),
-        };
-        if let Err(e) = entry.dir.write_exit(&exit) {
-            tracing::error!(id = entry.spec.id, %e, "cannot record an exit");
-        }
-        entry.life.send_modify(|life| life.exit = Some(exit));
     }
 
     /// Sends a signal to the main process, if it still runs.
@@ -312,6 +307,20 @@ async fn handshake(control: &Control, entry: &Entry) -> Result<(), String> {
         Report::Failed(why) => Err(why),
         other => Err(format!("the shim answered {other:?}")),
     }
+}
+
+fn never_ran(entry: &Entry, why: &str) {
+    let exit = Exit {
+        code: NEVER_RAN,
+        signal: None,
+        oom_killed: false,
+        finished_at: sys::now(),
+        error: Some(why.to_owned()),
+    };
+    if let Err(e) = entry.dir.write_exit(&exit) {
+        tracing::error!(id = entry.spec.id, %e, "cannot record an exit");
+    }
+    entry.life.send_modify(|life| life.exit = Some(exit));
 }
 
 /// After a shim's end: publishes the exit it left, or makes one up and ends what it left running.

@@ -51,7 +51,7 @@ mod users;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
@@ -83,6 +83,8 @@ pub struct Libcontainer {
     images: Arc<Images>,
     sandboxes: Sandboxes,
     containers: Containers,
+    /// Held while an image is found for a container, and while one is removed that no container has.
+    image_use: Mutex<()>,
 }
 
 impl Libcontainer {
@@ -96,7 +98,7 @@ impl Libcontainer {
         let images = Arc::new(Images::open(&config)?);
         let sandboxes = Sandboxes::open(config.sandboxes_dir())?;
         let containers = Containers::open(&config, hierarchy.clone())?;
-        Ok(Arc::new(Self { config, hierarchy, images, sandboxes, containers }))
+        Ok(Arc::new(Self { config, hierarchy, images, sandboxes, containers, image_use: Mutex::default() }))
     }
 
     fn cgroup(&self, path: &str) -> String {
@@ -124,6 +126,7 @@ impl Runtime for Libcontainer {
     }
 
     async fn remove_image(&self, id: &str) -> Result<(), Error> {
+        let _lock = self.image_use.lock().unwrap_or_else(PoisonError::into_inner);
         if self.containers.uses_image(id) {
             return Err(Error::Node(format!("image {id} is used by a container")));
         }
@@ -147,9 +150,13 @@ impl Runtime for Libcontainer {
     }
 
     async fn start(&self, spec: ContainerSpec) -> Result<Container, Error> {
-        let layers = self.images.layers_of(&spec.image);
-        let layers = layers.ok_or_else(|| Error::NotFound(format!("image {}", spec.image)))?;
-        self.containers.start(spec, layers).await
+        let entry = {
+            let _lock = self.image_use.lock().unwrap_or_else(PoisonError::into_inner);
+            let layers = self.images.layers_of(&spec.image);
+            let layers = layers.ok_or_else(|| Error::NotFound(format!("image {}", spec.image)))?;
+            self.containers.register(spec, layers)?
+        };
+        self.containers.start(entry).await
     }
 
     async fn list(&self) -> Vec<Container> {

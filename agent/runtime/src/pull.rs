@@ -25,6 +25,8 @@ use crate::{layers, sys};
 
 /// Layers downloaded at a time for one image: enough to fill a home uplink, few enough for a card.
 const PARALLEL_DOWNLOADS: usize = 3;
+/// Compressed layers larger than this are refused.
+const MAX_BLOB: u64 = 8 << 30;
 /// A blob's download is taken up again this often, from where it stopped.
 const BLOB_ATTEMPTS: u32 = 4;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -312,10 +314,13 @@ struct Download {
 
 impl Download {
     fn check(&self) -> Result<(), String> {
-        if manifest::is_sha256(&self.descriptor.digest) {
-            return Ok(());
+        if !manifest::is_sha256(&self.descriptor.digest) {
+            return Err(format!("layer digest {:?} is not a sha256 digest", self.descriptor.digest));
         }
-        Err(format!("layer digest {:?} is not a sha256 digest", self.descriptor.digest))
+        if self.descriptor.size > MAX_BLOB {
+            return Err(format!("layer {} is larger than {MAX_BLOB} bytes", self.descriptor.digest));
+        }
+        Ok(())
     }
 
     async fn run(&self) -> Result<PathBuf, String> {

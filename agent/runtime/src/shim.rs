@@ -29,7 +29,7 @@ use crate::{isolate, sys, trace, users};
 /// Where the library hands over the terminal.
 const CONSOLE: &str = "console.sock";
 /// What a container ends with that never ran.
-const NEVER_RAN: i32 = 128;
+pub(crate) const NEVER_RAN: i32 = 128;
 
 /// The helper's main. `args` is the whole command line: program, `shim`, container folder.
 pub(crate) fn main(args: &[OsString]) -> i32 {

@@ -428,6 +428,10 @@ mod tests {
         let (v1, v2) = (build(&spec(), &facts(false)), build(&spec(), &facts(true)));
         assert_eq!(v2["linux"]["resources"]["unified"]["memory.swap.max"], "0");
         assert!(v1["linux"]["resources"].get("unified").is_none());
+        let mut shares = spec();
+        shares.resources.cpu_shares = Some(512);
+        assert_eq!(build(&shares, &facts(true))["linux"]["resources"]["unified"]["cpu.weight"], "20");
+        assert_eq!(build(&shares, &facts(false))["linux"]["resources"]["cpu"]["shares"], 512);
         let has_mount = |v: &Value| v["mounts"].as_array().unwrap().iter().any(|m| m["type"] == "cgroup");
         assert!(has_mount(&v2) && !has_mount(&v1));
         let may_mknod =

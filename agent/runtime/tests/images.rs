@@ -423,3 +423,23 @@ async fn a_registry_that_is_down_is_named() {
     assert!(matches!(error, Error::Pull { .. }) && text.contains("refused"), "{text}");
     w.end().await;
 }
+
+#[tokio::test]
+async fn after_a_power_cut_only_whole_things_count() {
+    let mut w = World::new().await;
+    let layers = w.dir.path().join("lib/layers");
+    let name = layer_folders(&w).into_iter().find(|n| !n.ends_with(".size")).unwrap();
+    // A layer that was being unpacked, one that no image has, and a download that ended.
+    std::fs::create_dir_all(layers.join(format!(".tmp-{name}/half"))).unwrap();
+    std::fs::create_dir(layers.join("0123456789abcdef01234567")).unwrap();
+    std::fs::write(w.dir.path().join("lib/images/ingest/abc"), b"x").unwrap();
+    w.reopen().await;
+    assert_eq!(layer_folders(&w).len(), 2, "{:?}", layer_folders(&w));
+    assert!(!w.dir.path().join("lib/images/ingest/abc").exists());
+    assert!(w.runtime.image("base:1").await.is_some());
+    // An image that lost a layer is not offered.
+    std::fs::remove_dir_all(layers.join(name)).unwrap();
+    w.reopen().await;
+    assert!(w.runtime.images().await.is_empty());
+    w.end().await;
+}
