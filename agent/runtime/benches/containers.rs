@@ -1,6 +1,9 @@
 //! Starts, ends and removes 300 containers, eight at a time; says how long each step takes and what a shim costs.
 //!
-//! `cargo bench -p runtime` (as root). Ends with an error if a single one fails.
+//! `cargo bench -p runtime --bench containers` (as root). Ends with an error if a single one fails.
+
+// A panic is how a test says that something failed.
+#![allow(clippy::unwrap_used)]
 
 #[path = "../tests/common/mod.rs"]
 mod common;

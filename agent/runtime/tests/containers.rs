@@ -1,5 +1,8 @@
 //! Containers, for real: as root, on the kernel of the machine that runs the tests.
 
+// A panic is how a test says that something failed.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::World;

@@ -1,5 +1,8 @@
 //! Images: hostile and odd layers, archives, and a real registry.
 
+// A panic is how a test says that something failed.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::Write;
@@ -332,7 +335,7 @@ async fn images_come_from_a_registry() {
     let pulled = one.unwrap();
     assert_eq!(pulled, two.unwrap());
     assert_eq!(pulled.id, image.id());
-    assert_eq!(pulled.tags, [name.clone()]);
+    assert_eq!(pulled.tags, [name.as_str()]);
     assert_eq!(pulled.digests, [format!("{}/a/b@{digest}", registry.host)]);
     let mut last = None;
     while let Some(p) = progress.recv().await {

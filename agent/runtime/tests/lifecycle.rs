@@ -1,5 +1,8 @@
 //! Commands in running containers, attaching, and what survives the death of the agent or of a shim.
 
+// A panic is how a test says that something failed.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::{BufRead, BufReader, Write};

@@ -1,7 +1,8 @@
 //! What every integration test needs: images made on the spot, a runtime in a corner of its own, and proof that
 //! nothing is left behind.
 
-#![allow(dead_code)]
+// Not every test binary uses all of it; and a panic is how a test says that something failed.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
