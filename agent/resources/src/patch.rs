@@ -37,23 +37,34 @@ pub enum PatchError {
 /// RFC 6902: a list of operations.
 pub fn json_patch(doc: &mut Value, patch: &Value) -> Result<(), PatchError> {
     check_size(patch, MAX_VALUES)?;
+    check_size(doc, MAX_VALUES)?;
     let Some(operations) = patch.as_array() else {
         return Err(PatchError::Malformed("a JSON patch is a list of operations".to_owned()));
     };
     if operations.len() > MAX_OPERATIONS {
         return Err(PatchError::TooBig);
     }
+    let mut budget = MAX_VALUES;
     for operation in operations {
+        spend(doc, operation, &mut budget)?;
         let parsed = serde_json::from_value::<json_patch::PatchOperation>(operation.clone())
             .map_err(|error| PatchError::Malformed(error.to_string()))?;
-        let grows = matches!(parsed, json_patch::PatchOperation::Copy(_));
         json_patch::patch(doc, std::slice::from_ref(&parsed))
             .map_err(|error| PatchError::NotApplicable(error.to_string()))?;
-        if grows {
-            check_size(doc, MAX_VALUES)?;
-        }
     }
     check_size(doc, MAX_VALUES)
+}
+
+/// What an operation puts somewhere may not make the document too deep, nor all of them together too big: else a few
+/// `copy`, each doubling the last one's work, could fill the memory.
+fn spend(doc: &Value, operation: &Value, budget: &mut usize) -> Result<(), PatchError> {
+    let text = |name: &str| operation.get(name).and_then(Value::as_str);
+    let moved = text("from").and_then(|from| doc.pointer(from)).or_else(|| operation.get("value"));
+    let Some(moved) = moved else { return Ok(()) };
+    let size = measure(moved, *budget)?;
+    *budget -= size.values;
+    let above = text("path").unwrap_or_default().matches('/').count();
+    if above + size.depth > MAX_DEPTH { Err(PatchError::TooBig) } else { Ok(()) }
 }
 
 /// RFC 7396: an object laid over the document; null removes.
@@ -70,12 +81,23 @@ pub fn strategic_merge(kind: &Descriptor, doc: &mut Value, patch: &Value) -> Res
     strategic::merge(kind, doc, patch)
 }
 
-/// Counts values and text without recursing deeper than [`MAX_DEPTH`].
 fn check_size(value: &Value, max: usize) -> Result<(), PatchError> {
-    let (mut values, mut text) = (0, 0);
+    measure(value, max).map(|_| ())
+}
+
+/// How much there is of a value.
+struct Size {
+    values: usize,
+    depth: usize,
+}
+
+/// Counts values, depth and text, without recursion.
+fn measure(value: &Value, max: usize) -> Result<Size, PatchError> {
+    let (mut values, mut text, mut deepest) = (0, 0, 0);
     let mut open = vec![(value, 0)];
     while let Some((value, depth)) = open.pop() {
         values += 1;
+        deepest = deepest.max(depth);
         match value {
             Value::Array(items) => open.extend(items.iter().map(|item| (item, depth + 1))),
             Value::Object(fields) => {
@@ -89,7 +111,7 @@ fn check_size(value: &Value, max: usize) -> Result<(), PatchError> {
             return Err(PatchError::TooBig);
         }
     }
-    Ok(())
+    Ok(Size { values, depth: deepest })
 }
 
 #[cfg(test)]
@@ -130,6 +152,24 @@ mod tests {
         let copies: Vec<Value> =
             (0..40).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/a/c{i}")})).collect();
         assert!(matches!(json_patch(&mut doc, &copies.into()), Err(PatchError::TooBig)));
+    }
+
+    #[test]
+    fn a_document_cannot_grow_deeper_without_end() {
+        let mut doc = json!({});
+        let adds: Vec<Value> =
+            (1..100).map(|i| json!({"op": "add", "path": "/a".repeat(i), "value": {}})).collect();
+        assert!(matches!(json_patch(&mut doc, &adds.into()), Err(PatchError::TooBig)));
+        let mut doc = json!({"a": {"b": 1}});
+        let moves: Vec<Value> = (0..40)
+            .flat_map(|_| {
+                [
+                    json!({"op": "copy", "from": "", "path": "/x"}),
+                    json!({"op": "copy", "from": "/x", "path": "/a"}),
+                ]
+            })
+            .collect();
+        assert!(matches!(json_patch(&mut doc, &moves.into()), Err(PatchError::TooBig)));
     }
 
     #[test]

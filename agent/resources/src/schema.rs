@@ -9,6 +9,9 @@ use serde_json::Value;
 /// No more faults than this are told.
 const MAX_FOUND: usize = 100;
 
+/// Objects within an object. Defaults make small ones ten times as big, so there may not be too many.
+const MAX_OBJECTS: usize = 20_000;
+
 /// What does not fit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
@@ -23,7 +26,7 @@ pub struct Findings {
 pub fn conform(object: &mut Value) -> Option<Findings> {
     let kind = crate::json::text(object, "/kind").to_owned();
     let root = table().root(crate::json::text(object, "/apiVersion"), &kind)?;
-    let mut check = Check { table: table(), kind, path: Vec::new(), found: Findings::default() };
+    let mut check = Check { table: table(), kind, path: Vec::new(), objects: 0, found: Findings::default() };
     check.message(root, object);
     Some(check.found)
 }
@@ -33,6 +36,7 @@ struct Check {
     kind: String,
     /// Names and `[i]`, from the root.
     path: Vec<String>,
+    objects: usize,
     found: Findings,
 }
 
@@ -41,6 +45,13 @@ impl Check {
         let Some(fields) = value.as_object_mut() else {
             return self.mistyped(value, "object");
         };
+        self.objects += 1;
+        if self.objects > MAX_OBJECTS {
+            if self.objects == MAX_OBJECTS + 1 {
+                self.found.mistyped.push(format!("{} holds more than {MAX_OBJECTS} objects", self.kind));
+            }
+            return;
+        }
         let root = self.path.is_empty();
         fields.retain(|name, value| {
             if value.is_null() || root && matches!(name.as_str(), "apiVersion" | "kind") {
@@ -188,6 +199,13 @@ mod tests {
             pod,
             json!({"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": {"containers": [{}]}})
         );
+    }
+
+    #[test]
+    fn too_many_objects_are_refused() {
+        let containers = vec![json!({}); MAX_OBJECTS];
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": containers}});
+        assert_eq!(conform(&mut pod).expect("pod").mistyped, ["Pod holds more than 20000 objects"]);
     }
 
     #[test]

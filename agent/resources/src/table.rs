@@ -66,8 +66,10 @@ fn row(d: &Descriptor, item: &Value, include_object: IncludeObject, context: &Ce
         IncludeObject::Metadata => row["object"] = partial(item),
         IncludeObject::Object => row["object"] = item.clone(),
     }
-    if d.kind == "Pod" {
-        row["conditions"] = completed(item);
+    if d.kind == "Pod"
+        && let Some(conditions) = completed(item)
+    {
+        row["conditions"] = conditions;
     }
     row
 }
@@ -82,15 +84,15 @@ pub fn partial(item: &Value) -> Value {
 }
 
 /// Rows of ended pods say so.
-fn completed(pod: &Value) -> Value {
+fn completed(pod: &Value) -> Option<Value> {
     match crate::json::text(pod, "/status/phase") {
-        phase @ ("Succeeded" | "Failed") => json!([{
+        phase @ ("Succeeded" | "Failed") => Some(json!([{
             "type": "Completed",
             "status": "True",
             "reason": phase,
             "message": if phase == "Failed" { "The pod failed." } else { "The pod has completed successfully." },
-        }]),
-        _ => Value::Null,
+        }])),
+        _ => None,
     }
 }
 

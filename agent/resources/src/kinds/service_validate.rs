@@ -5,6 +5,7 @@ use crate::cause::{Causes, duplicate, forbidden, invalid, not_supported, require
 use crate::json::{int, items, text};
 use crate::{metadata, names};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
@@ -54,7 +55,7 @@ pub fn validate(new: &Value, old: Option<&Value>) -> Causes {
 
 fn check_ports(service: &Value, kind: &str, causes: &mut Causes) {
     let ports = items(service, "/spec/ports");
-    let (mut seen_names, mut seen_numbers, mut seen_node) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut seen_names, mut seen_numbers, mut seen_node) = (HashSet::new(), HashSet::new(), HashSet::new());
     for (i, port) in ports.iter().enumerate() {
         let field = format!("spec.ports[{i}]");
         let (name, protocol) = (text(port, "/name"), text(port, "/protocol"));
@@ -64,10 +65,9 @@ fn check_ports(service: &Value, kind: &str, causes: &mut Causes) {
             }
         } else {
             causes.extend(names::dns_label(name).iter().map(|f| invalid(format!("{field}.name"), name, f)));
-            if seen_names.contains(&name) {
+            if !seen_names.insert(name) {
                 causes.push(duplicate(format!("{field}.name"), name));
             }
-            seen_names.push(name);
         }
         let number = int(port, "/port").unwrap_or(0);
         causes.extend(names::port_number(number).iter().map(|f| invalid(format!("{field}.port"), number, f)));
@@ -77,19 +77,17 @@ fn check_ports(service: &Value, kind: &str, causes: &mut Causes) {
             causes.push(not_supported(format!("{field}.protocol"), protocol, &PROTOCOLS));
         }
         target_port(port.get("targetPort"), &format!("{field}.targetPort"), causes);
-        if seen_numbers.contains(&(number, protocol)) {
+        if !seen_numbers.insert((number, protocol)) {
             causes.push(duplicate(field.as_str(), json!({"port": number, "protocol": protocol})));
         }
-        seen_numbers.push((number, protocol));
         if let Some(node_port) = int(port, "/nodePort").filter(|n| *n != 0) {
             if !matches!(kind, "NodePort" | "LoadBalancer") {
                 let detail = "may not be used when `type` is 'ClusterIP'";
                 causes.push(forbidden(format!("{field}.nodePort"), detail));
             }
-            if seen_node.contains(&(node_port, protocol)) {
+            if !seen_node.insert((node_port, protocol)) {
                 causes.push(duplicate(format!("{field}.nodePort"), node_port));
             }
-            seen_node.push((node_port, protocol));
         }
     }
 }

@@ -10,6 +10,8 @@ const DIRECTIVE: &str = "$patch";
 const RETAIN: &str = "$retainKeys";
 const ORDER: &str = "$setElementOrder/";
 const DELETE: &str = "$deleteFromPrimitiveList/";
+/// Pairs of items that are compared when lists are merged.
+const MAX_COMPARED: usize = 1_000_000;
 
 /// Applies the patch. Sizes and depths have been checked.
 pub fn merge(kind: &Descriptor, doc: &mut Value, patch: &Value) -> Result<(), PatchError> {
@@ -132,6 +134,7 @@ impl Merge<'_> {
         match strategy(self.kind, path, name) {
             Strategy::Atomic => Ok(patch.iter().map(|item| self.clean_value(item)).collect()),
             Strategy::Set => {
+                bound(old.len(), patch.len())?;
                 let mut new = old;
                 for item in patch.iter().filter(|item| !item.is_object()) {
                     if !new.contains(item) {
@@ -156,6 +159,7 @@ impl Merge<'_> {
         key: &'static str,
         path: &mut Vec<&'p str>,
     ) -> Result<Vec<Value>, PatchError> {
+        bound(list.len() + patch.len(), patch.len())?;
         // An item that is nothing but `$patch: replace` makes the rest of the patch the whole list.
         for item in patch.iter().filter_map(Value::as_object) {
             if item.get(key).is_none() && directive(item)? == Directive::Replace {
@@ -206,6 +210,11 @@ impl Merge<'_> {
     }
 }
 
+/// Every item of one list is looked for in the other: lists of sizes that no object has are refused.
+fn bound(one: usize, other: usize) -> Result<(), PatchError> {
+    if one.saturating_mul(other) > MAX_COMPARED { Err(PatchError::TooBig) } else { Ok(()) }
+}
+
 /// The start of an item, for a message.
 fn shown(item: &Value) -> String {
     item.to_string().chars().take(200).collect()
@@ -227,6 +236,7 @@ fn delete_values(doc: &mut Fields, list: &str, gone: &Value) -> Result<(), Patch
         return Err(PatchError::Malformed(format!("{DELETE}{list} is a list")));
     };
     if let Some(old) = doc.get_mut(list).and_then(Value::as_array_mut) {
+        bound(old.len(), gone.len())?;
         old.retain(|value| !gone.contains(value));
     }
     Ok(())
@@ -253,6 +263,8 @@ fn set_order(
         Some(key) => item.get(key).cloned().unwrap_or_default(),
         None => item.clone(),
     };
+    let length = doc.get(list).and_then(Value::as_array).map_or(0, Vec::len);
+    bound(order.len(), length + patched.len())?;
     let wanted: Vec<Value> = order.iter().map(id).collect();
     if patched.iter().any(|item| !deletes(item) && !id(item).is_null() && !wanted.contains(&id(item))) {
         let text = format!("the items of {list} are not all in {ORDER}{list}");

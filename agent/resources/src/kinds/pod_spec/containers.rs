@@ -6,18 +6,19 @@ use crate::cause::{Causes, duplicate, forbidden, invalid, not_found, not_support
 use crate::json::{fields, flag, int, items, text};
 use crate::names;
 use serde_json::Value;
+use std::collections::HashSet;
 
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
 
 /// Checks all containers of a specification.
-pub fn check(spec: &Value, field: &str, volumes: &[&str], causes: &mut Causes) {
+pub fn check(spec: &Value, field: &str, volumes: &HashSet<&str>, causes: &mut Causes) {
     if items(spec, "/containers").is_empty() {
         causes.push(required(format!("{field}.containers"), ""));
     }
     let host_network = flag(spec, "/hostNetwork");
-    let mut seen = Vec::new();
-    let mut host_ports = Vec::new();
+    let mut seen = HashSet::new();
+    let mut host_ports = HashSet::new();
     for list in ["containers", "initContainers", "ephemeralContainers"] {
         for (i, container) in items(spec, &format!("/{list}")).iter().enumerate() {
             let own = format!("{field}.{list}[{i}]");
@@ -34,20 +35,19 @@ pub fn check(spec: &Value, field: &str, volumes: &[&str], causes: &mut Causes) {
     }
 }
 
-fn check_name<'a>(container: &'a Value, own: &str, seen: &mut Vec<&'a str>, causes: &mut Causes) {
+fn check_name<'a>(container: &'a Value, own: &str, seen: &mut HashSet<&'a str>, causes: &mut Causes) {
     let name = text(container, "/name");
     let field = format!("{own}.name");
     if name.is_empty() {
         causes.push(required(field, ""));
-    } else if seen.contains(&name) {
+    } else if !seen.insert(name) {
         causes.push(duplicate(field, name));
     } else {
         causes.extend(names::dns_label(name).iter().map(|f| invalid(field.as_str(), name, f)));
-        seen.push(name);
     }
 }
 
-fn check_container(container: &Value, own: &str, volumes: &[&str], causes: &mut Causes) {
+fn check_container(container: &Value, own: &str, volumes: &HashSet<&str>, causes: &mut Causes) {
     let image = text(container, "/image");
     if image.is_empty() {
         causes.push(required(format!("{own}.image"), ""));
@@ -78,16 +78,15 @@ fn check_container(container: &Value, own: &str, volumes: &[&str], causes: &mut 
 }
 
 fn check_ports(container: &Value, own: &str, host_network: bool, causes: &mut Causes) {
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     for (i, port) in items(container, "/ports").iter().enumerate() {
         let field = format!("{own}.ports[{i}]");
         let name = text(port, "/name");
         if !name.is_empty() {
             causes.extend(names::port_name(name).iter().map(|f| invalid(format!("{field}.name"), name, f)));
-            if seen.contains(&name) {
+            if !seen.insert(name) {
                 causes.push(duplicate(format!("{field}.name"), name));
             }
-            seen.push(name);
         }
         let number = int(port, "/containerPort");
         match number {
@@ -111,14 +110,12 @@ fn check_ports(container: &Value, own: &str, host_network: bool, causes: &mut Ca
 }
 
 /// A port of the host is one container's.
-fn check_host_ports(container: &Value, own: &str, seen: &mut Vec<String>, causes: &mut Causes) {
+fn check_host_ports(container: &Value, own: &str, seen: &mut HashSet<String>, causes: &mut Causes) {
     for (i, port) in items(container, "/ports").iter().enumerate() {
         let Some(number) = int(port, "/hostPort").filter(|h| *h != 0) else { continue };
         let key = format!("{}/{}/{number}", text(port, "/protocol"), text(port, "/hostIP"));
-        if seen.contains(&key) {
+        if !seen.insert(key.clone()) {
             causes.push(duplicate(format!("{own}.ports[{i}].hostPort"), key));
-        } else {
-            seen.push(key);
         }
     }
 }
@@ -149,21 +146,21 @@ fn check_env(container: &Value, own: &str, causes: &mut Causes) {
     }
 }
 
-fn check_mounts(container: &Value, own: &str, volumes: &[&str], causes: &mut Causes) {
-    let mut seen = Vec::new();
+fn check_mounts(container: &Value, own: &str, volumes: &HashSet<&str>, causes: &mut Causes) {
+    let mut seen = HashSet::new();
     for (i, mount) in items(container, "/volumeMounts").iter().enumerate() {
         let field = format!("{own}.volumeMounts[{i}]");
         match text(mount, "/name") {
             "" => causes.push(required(format!("{field}.name"), "")),
-            name if !volumes.contains(&name) => causes.push(not_found(format!("{field}.name"), name)),
+            name if !volumes.contains(name) => causes.push(not_found(format!("{field}.name"), name)),
             _ => {}
         }
         match text(mount, "/mountPath") {
             "" => causes.push(required(format!("{field}.mountPath"), "")),
-            path if seen.contains(&path) => {
+            path if !seen.insert(path) => {
                 causes.push(invalid(format!("{field}.mountPath"), path, "must be unique"));
             }
-            path => seen.push(path),
+            _ => {}
         }
         for sub in ["subPath", "subPathExpr"] {
             let path = text(mount, &format!("/{sub}"));

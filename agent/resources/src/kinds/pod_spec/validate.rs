@@ -5,6 +5,7 @@ use crate::cause::{Causes, duplicate, forbidden, invalid, not_supported, require
 use crate::json::{fields, int, items, text};
 use crate::{metadata, names};
 use serde_json::Value;
+use std::collections::HashSet;
 
 /// Where a specification stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,18 +41,17 @@ pub fn pod_spec(spec: &Value, field: &str, place: Place, causes: &mut Causes) {
 }
 
 /// Checks volumes; gives their names.
-fn check_volumes<'a>(spec: &'a Value, field: &str, causes: &mut Causes) -> Vec<&'a str> {
-    let mut seen = Vec::new();
+fn check_volumes<'a>(spec: &'a Value, field: &str, causes: &mut Causes) -> HashSet<&'a str> {
+    let mut seen = HashSet::new();
     for (i, volume) in items(spec, "/volumes").iter().enumerate() {
         let own = format!("{field}.volumes[{i}]");
         let name = text(volume, "/name");
         if name.is_empty() {
             causes.push(required(format!("{own}.name"), ""));
-        } else if seen.contains(&name) {
+        } else if !seen.insert(name) {
             causes.push(duplicate(format!("{own}.name"), name));
         } else {
             causes.extend(names::dns_label(name).iter().map(|f| invalid(format!("{own}.name"), name, f)));
-            seen.push(name);
         }
         check_source(volume, &own, causes);
     }
