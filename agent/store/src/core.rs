@@ -1,0 +1,716 @@
+//! The deciding part of the store: Raft, the log in memory and the state machine, without threads, clocks, disks or
+//! sockets. Time comes in as [`Core::tick`], messages as [`Core::step`]; what must be done comes out of
+//! [`Core::poll`] as data. The shell carries it out in order and reports with [`Core::persisted`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft::eraftpb::{
+    ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot,
+};
+use raft::{ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
+use raft_prost::Message as _;
+
+use crate::change::{Change, ChangeError};
+use crate::kv::{CommitError, Revision};
+use crate::memlog::{MemLog, Position, Saved, is_joint};
+use crate::space::Space;
+use crate::status::{Progress, Role, Status};
+use crate::wire::{self, Image};
+
+/// Bytes of entries in one append message.
+const APPEND_BYTES: u64 = 1 << 20;
+/// Append messages under way to one follower.
+const APPENDS_IN_FLIGHT: usize = 64;
+/// Bytes of entries that a leader keeps uncommitted; beyond, proposals are dropped. The handle's own bound is lower.
+const UNCOMMITTED_BYTES: u64 = 64 << 20;
+/// Ticks for which a snapshot made for a follower is kept for the next one.
+const SNAPSHOT_KEPT_TICKS: u64 = 50;
+/// Ticks after which a snapshot that was sent and not answered counts as lost.
+const SNAPSHOT_LOST_TICKS: u64 = 100;
+/// Ticks between attempts to write a snapshot that the disk refused.
+const SNAPSHOT_RETRY_TICKS: u64 = 100;
+/// Members a configuration may have.
+const MEMBERS: usize = 1000;
+
+/// Names a request that waits for its answer.
+pub(crate) type Token = u64;
+
+#[derive(Clone, Debug)]
+pub(crate) struct CoreConfig {
+    pub id: u64,
+    pub election_ticks: usize,
+    pub heartbeat_ticks: usize,
+    /// A snapshot is due after this many applied entries,
+    pub snapshot_entries: u64,
+    /// or when the log has grown by this many bytes.
+    pub snapshot_bytes: usize,
+    /// Makes election timeouts a function of this and the term, so that a simulation can be replayed.
+    pub election_seed: Option<u64>,
+}
+
+/// Work for the disk, to be done in the order given.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Append to the log and sync.
+    Append { number: u64, hard_state: HardState, entries: Vec<Entry> },
+    /// Replace everything by the leader's snapshot; the log starts anew behind it.
+    Install { number: u64, hard_state: HardState, snapshot: Snapshot },
+    /// Write the own state as a snapshot, then forget the log up to `base`.
+    Snapshot { conf_state: ConfState, at: Position, base: Position, image: Image },
+}
+
+/// What [`Core::poll`] asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    pub messages: Vec<Message>,
+    pub jobs: Vec<Job>,
+    pub committed: Vec<(Token, Result<Revision, CommitError>)>,
+    pub changed: Vec<(Token, Result<(), ChangeError>)>,
+}
+
+struct Pending {
+    at: Position,
+    token: Token,
+}
+
+/// See the module's description.
+pub(crate) struct Core {
+    config: CoreConfig,
+    raw: RawNode<MemLog>,
+    space: Arc<Space>,
+    hard_state: HardState,
+    conf_state: ConfState,
+    applied: Position,
+    /// Proposals by index.
+    pending: VecDeque<Pending>,
+    pending_change: Option<Pending>,
+    /// Numbers of the Readies whose jobs are not done.
+    outstanding: VecDeque<u64>,
+    /// Messages that must wait for jobs: the Ready's number and the messages.
+    held: VecDeque<(u64, Vec<Message>)>,
+    number: u64,
+    out: Output,
+    now: u64,
+    heard: BTreeMap<u64, u64>,
+    snapshot_sent: BTreeMap<u64, u64>,
+    snapshot_made: u64,
+    /// The newest snapshot on disk, and where the log may be cut once the next is there.
+    snapshot_at: Position,
+    snapshot_running: bool,
+    /// After a failed snapshot, the tick before which none is tried.
+    snapshot_not_before: u64,
+    /// Log bytes right after the last compaction.
+    bytes_kept: usize,
+}
+
+impl Core {
+    pub(crate) fn new(config: CoreConfig, saved: Saved, space: Arc<Space>) -> Result<Self, raft::Error> {
+        let mut saved = saved;
+        let mut applied = saved.base;
+        let mut conf_state = ConfState::default();
+        if let Some(snapshot) = &mut saved.snapshot {
+            let data = std::mem::take(&mut snapshot.data);
+            let image = wire::decode_image(&data).map_err(|e| raft::Error::ConfigInvalid(e.to_string()))?;
+            space.restore(image);
+            let metadata = snapshot.get_metadata();
+            applied = Position { index: metadata.index, term: metadata.term };
+            conf_state = metadata.get_conf_state().clone();
+            saved.hard_state.commit = saved.hard_state.commit.max(applied.index);
+            saved.hard_state.term = saved.hard_state.term.max(applied.term);
+        }
+        let raft_config = raft::Config {
+            id: config.id,
+            election_tick: config.election_ticks,
+            heartbeat_tick: config.heartbeat_ticks,
+            applied: applied.index,
+            max_size_per_msg: APPEND_BYTES,
+            max_inflight_msgs: APPENDS_IN_FLIGHT,
+            max_uncommitted_size: UNCOMMITTED_BYTES,
+            check_quorum: true,
+            pre_vote: true,
+            batch_append: true,
+            ..raft::Config::default()
+        };
+        let hard_state = saved.hard_state.clone();
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raw = RawNode::new(&raft_config, MemLog::new(saved), &logger)?;
+        let mut core = Self {
+            config,
+            raw,
+            space,
+            hard_state,
+            conf_state,
+            applied,
+            pending: VecDeque::new(),
+            pending_change: None,
+            outstanding: VecDeque::new(),
+            held: VecDeque::new(),
+            number: 0,
+            out: Output::default(),
+            now: 0,
+            heard: BTreeMap::new(),
+            snapshot_sent: BTreeMap::new(),
+            snapshot_made: 0,
+            snapshot_at: applied,
+            snapshot_running: false,
+            snapshot_not_before: 0,
+            bytes_kept: 0,
+        };
+        core.bytes_kept = core.raw.store().bytes();
+        core.seed_election();
+        Ok(core)
+    }
+
+    pub(crate) fn tick(&mut self) {
+        self.now += 1;
+        // Raft asserts that whoever becomes leader has its whole log on disk; a lone voter elects itself at once.
+        let log = &self.raw.raft.raft_log;
+        if self.raw.raft.state != StateRole::Leader && self.is_only_voter() && log.persisted < log.last_index() {
+            return;
+        }
+        self.raw.tick();
+        self.seed_election();
+        self.expire_snapshots();
+    }
+
+    /// Asks for votes now. A lone voter need not wait for an election timeout.
+    pub(crate) fn campaign_if_alone(&mut self) {
+        if self.is_only_voter() {
+            let _ = self.raw.campaign();
+            self.seed_election();
+        }
+    }
+
+    fn is_only_voter(&self) -> bool {
+        self.conf_state.voters == [self.config.id] && !is_joint(&self.conf_state)
+    }
+
+    fn seed_election(&mut self) {
+        if let Some(seed) = self.config.election_seed {
+            let mix = (seed ^ self.config.id.wrapping_mul(0x9e37_79b9) ^ (self.raw.raft.term << 17))
+                .wrapping_mul(0xff51_afd7_ed55_8ccd);
+            let spread = (mix >> 33) as usize % self.config.election_ticks;
+            self.raw.raft.set_randomized_election_timeout(self.config.election_ticks + spread);
+        }
+    }
+
+    fn expire_snapshots(&mut self) {
+        if self.raw.store().snapshot.is_some() && self.now - self.snapshot_made > SNAPSHOT_KEPT_TICKS {
+            self.raw.mut_store().snapshot = None;
+        }
+        let now = self.now;
+        let lost = |sent: &u64| now - sent > SNAPSHOT_LOST_TICKS;
+        let expired: Vec<u64> = self.snapshot_sent.iter().filter(|(_, at)| lost(at)).map(|(id, _)| *id).collect();
+        for id in expired {
+            self.snapshot_sent(id, false);
+        }
+    }
+
+    /// Takes a message from another member. One that no correct member would send is dropped.
+    pub(crate) fn step(&mut self, message: Message) {
+        if let Err(reason) = self.plausible(&message) {
+            tracing::warn!(from = message.from, kind = ?message.msg_type(), reason, "dropped a Raft message");
+            return;
+        }
+        self.heard.insert(message.from, self.now);
+        if self.heard.len() > MEMBERS {
+            let members: Vec<u64> = self.raw.raft.prs().iter().map(|(id, _)| *id).collect();
+            self.heard.retain(|id, _| members.contains(id));
+        }
+        if let Err(error) = self.raw.step(message) {
+            tracing::debug!(%error, "Raft did not take a message");
+        }
+        self.seed_election();
+    }
+
+    /// Raft trusts its peers and panics on some messages; those are found here.
+    fn plausible(&self, m: &Message) -> Result<(), &'static str> {
+        let log = &self.raw.raft.raft_log;
+        let kind = MessageType::from_i32(m.msg_type).ok_or("unknown kind")?;
+        if m.to != self.config.id || m.from == 0 || m.from == self.config.id {
+            return Err("wrong address");
+        }
+        match kind {
+            MessageType::MsgAppend => self.plausible_entries(m),
+            MessageType::MsgHeartbeat if m.commit > log.last_index() && m.term >= self.raw.raft.term => {
+                Err("commits more than this node has: was its disk wiped?")
+            }
+            MessageType::MsgAppendResponse if m.index > log.last_index() => Err("acknowledges the unknown"),
+            MessageType::MsgSnapshot => plausible_snapshot(m.get_snapshot()),
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if m.term == 0 => Err("no term"),
+            MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse if m.term == 0 => {
+                Err("no term")
+            }
+            MessageType::MsgHup
+            | MessageType::MsgBeat
+            | MessageType::MsgPropose
+            | MessageType::MsgUnreachable
+            | MessageType::MsgSnapStatus
+            | MessageType::MsgCheckQuorum
+            | MessageType::MsgTransferLeader
+            | MessageType::MsgReadIndex
+            | MessageType::MsgReadIndexResp => Err("not sent between members"),
+            _ => Ok(()),
+        }
+    }
+
+    fn plausible_entries(&self, m: &Message) -> Result<(), &'static str> {
+        let log = &self.raw.raft.raft_log;
+        let mut previous = Position { index: m.index, term: m.log_term };
+        for entry in &m.entries {
+            if EntryType::from_i32(entry.entry_type).is_none() {
+                return Err("unknown entry type");
+            }
+            if entry.index != previous.index + 1 || entry.term < previous.term || entry.term > m.term {
+                return Err("entries out of order");
+            }
+            let known = log.term(entry.index).unwrap_or(0);
+            if entry.index <= log.committed && known != 0 && known != entry.term {
+                return Err("contradicts what is committed");
+            }
+            previous = Position { index: entry.index, term: entry.term };
+        }
+        Ok(())
+    }
+
+    /// Appends transactions to the log, if this node leads.
+    pub(crate) fn propose(&mut self, proposals: Vec<(Token, Vec<u8>)>) {
+        if proposals.is_empty() {
+            return;
+        }
+        let mut tokens = Vec::with_capacity(proposals.len());
+        let mut message = Message { from: self.config.id, ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        for (token, data) in proposals {
+            tokens.push(token);
+            message.entries.push(Entry { data, ..Entry::default() });
+        }
+        let first = self.raw.raft.raft_log.last_index() + 1;
+        // A follower would pass the proposal on, and nobody could tell what became of it.
+        let led = self.raw.raft.state == StateRole::Leader && self.raw.raft.step(message).is_ok();
+        let term = self.raw.raft.term;
+        for (offset, token) in tokens.into_iter().enumerate() {
+            if led {
+                let index = first + offset as u64;
+                self.pending.push_back(Pending { at: Position { index, term }, token });
+            } else {
+                self.out.committed.push((token, Err(CommitError::NotLeader)));
+            }
+        }
+    }
+
+    /// Changes who is a member, if this node leads.
+    pub(crate) fn change(&mut self, token: Token, change: &Change) {
+        match self.propose_change(change) {
+            Ok(Some(at)) => self.pending_change = Some(Pending { at, token }),
+            Ok(None) => self.out.changed.push((token, Ok(()))),
+            Err(error) => self.out.changed.push((token, Err(error))),
+        }
+    }
+
+    fn propose_change(&mut self, change: &Change) -> Result<Option<Position>, ChangeError> {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Leader || raft.lead_transferee.is_some() {
+            return Err(ChangeError::NotLeader);
+        }
+        if self.pending_change.is_some() || raft.has_pending_conf() || is_joint(&self.conf_state) {
+            return Err(ChangeError::InProgress);
+        }
+        let changes = change.steps(&self.conf_state)?;
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        let change = ConfChangeV2 { changes, ..ConfChangeV2::default() };
+        self.raw.propose_conf_change(Vec::new(), change).map_err(|_| ChangeError::NotLeader)?;
+        let index = self.raw.raft.raft_log.last_index();
+        Ok(Some(Position { index, term: self.raw.raft.term }))
+    }
+
+    pub(crate) fn transfer(&mut self, to: u64) {
+        let raft = &self.raw.raft;
+        if raft.state == StateRole::Leader && to != self.config.id && self.conf_state.voters.contains(&to) {
+            self.raw.transfer_leader(to);
+        }
+    }
+
+    /// Hands leadership to the voter that is furthest, because this node's disk fails. Whether there is one.
+    pub(crate) fn step_aside(&mut self) -> bool {
+        if self.raw.raft.state != StateRole::Leader || self.raw.raft.lead_transferee.is_some() {
+            return false;
+        }
+        let best = self.raw.raft.prs().iter().filter(|(id, _)| self.conf_state.voters.contains(id));
+        let best = best.filter(|(id, _)| **id != self.config.id && self.is_active(**id));
+        let Some(to) = best.max_by_key(|(_, progress)| progress.matched).map(|(id, _)| *id) else {
+            return false;
+        };
+        self.raw.transfer_leader(to);
+        true
+    }
+
+    pub(crate) fn unreachable(&mut self, peer: u64) {
+        self.raw.report_unreachable(peer);
+    }
+
+    pub(crate) fn snapshot_sent(&mut self, peer: u64, ok: bool) {
+        self.snapshot_sent.remove(&peer);
+        self.raw.report_snapshot(peer, if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
+    }
+
+    /// Fails all that waits: the disk does not take it and no other voter could.
+    pub(crate) fn fail_pending(&mut self, error: &CommitError) {
+        let tokens = self.pending.drain(..).map(|p| (p.token, Err(error.clone())));
+        self.out.committed.extend(tokens);
+    }
+
+    /// Whether commits depend on this node's disk alone.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.is_only_voter()
+    }
+
+    /// Whether nothing was ever saved or promised.
+    pub(crate) fn is_pristine(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        self.hard_state == HardState::default()
+            && self.raw.raft.term == 0
+            && log.last_index() == 0
+            && self.conf_state.voters.is_empty()
+    }
+
+    /// The jobs up to this number are on disk.
+    pub(crate) fn persisted(&mut self, number: u64) {
+        while self.outstanding.front().is_some_and(|&n| n <= number) {
+            self.outstanding.pop_front();
+        }
+        self.release();
+    }
+
+    fn release(&mut self) {
+        let done = self.outstanding.front().map_or(self.number, |&n| n - 1);
+        self.raw.on_persist_ready(done);
+        while self.held.front().is_some_and(|(number, _)| *number <= done) {
+            if let Some((_, messages)) = self.held.pop_front() {
+                self.out.messages.extend(messages);
+            }
+        }
+    }
+
+    /// The snapshot job is done; `at` is where, `None` when it failed.
+    pub(crate) fn snapshotted(&mut self, at: Option<Position>) {
+        self.snapshot_running = false;
+        match at {
+            // A snapshot that the leader sent meanwhile is newer.
+            Some(at) if at.index > self.snapshot_at.index => {
+                let base = self.snapshot_at.index;
+                self.raw.mut_store().compact(base);
+                self.snapshot_at = at;
+            }
+            Some(_) => {}
+            None => self.snapshot_not_before = self.now + SNAPSHOT_RETRY_TICKS,
+        }
+        self.bytes_kept = self.raw.store().bytes();
+    }
+
+    /// Collects what is to be done.
+    pub(crate) fn poll(&mut self) -> Output {
+        while self.raw.has_ready() {
+            let ready = self.raw.ready();
+            self.take(ready);
+        }
+        self.make_wanted_snapshot();
+        self.note_sent_snapshots();
+        self.snapshot_when_due();
+        std::mem::take(&mut self.out)
+    }
+
+    fn take(&mut self, mut ready: Ready) {
+        let number = ready.number();
+        self.number = number;
+        if let Some(hard_state) = ready.hs() {
+            self.hard_state = hard_state.clone();
+        }
+        if ready.ss().is_some_and(|soft| soft.raft_state != StateRole::Leader) {
+            self.lost_leadership();
+        }
+        self.out.messages.append(&mut ready.take_messages());
+        self.hold(number, ready.take_persisted_messages());
+        if !ready.snapshot().is_empty() {
+            self.install(number, ready.snapshot().clone());
+        } else if ready.must_sync() {
+            self.raw.mut_store().append(ready.entries());
+            let entries = ready.take_entries();
+            self.outstanding.push_back(number);
+            self.out.jobs.push(Job::Append { number, hard_state: self.hard_state.clone(), entries });
+        }
+        let committed = ready.take_committed_entries();
+        self.raw.advance_append_async(ready);
+        self.release();
+        self.apply(committed);
+    }
+
+    /// Messages that promise something wait for the disk; those that promise nothing go at once, so that a slow disk
+    /// does not look like a dead node.
+    fn hold(&mut self, number: u64, messages: Vec<Message>) {
+        let (free, held): (Vec<_>, Vec<_>) = messages.into_iter().partition(|m| {
+            matches!(
+                m.msg_type(),
+                MessageType::MsgHeartbeatResponse
+                    | MessageType::MsgRequestPreVote
+                    | MessageType::MsgRequestPreVoteResponse
+            )
+        });
+        self.out.messages.extend(free);
+        if !held.is_empty() {
+            self.held.push_back((number, held));
+        }
+    }
+
+    fn install(&mut self, number: u64, snapshot: Snapshot) {
+        let metadata = snapshot.get_metadata();
+        let at = Position { index: metadata.index, term: metadata.term };
+        self.conf_state = metadata.get_conf_state().clone();
+        // `plausible` has decoded it before.
+        match wire::decode_image(&snapshot.data) {
+            Ok(image) => self.space.restore(image),
+            Err(error) => tracing::error!(%error, "a snapshot changed in memory"),
+        }
+        self.raw.mut_store().reset(at);
+        self.applied = at;
+        self.snapshot_at = at;
+        self.bytes_kept = 0;
+        self.outstanding.push_back(number);
+        self.out.jobs.push(Job::Install { number, hard_state: self.hard_state.clone(), snapshot });
+    }
+
+    fn lost_leadership(&mut self) {
+        self.fail_pending(&CommitError::Unknown);
+        if let Some(change) = self.pending_change.take() {
+            self.out.changed.push((change.token, Err(ChangeError::Lost)));
+        }
+        self.snapshot_sent.clear();
+        self.raw.mut_store().snapshot = None;
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>) {
+        let Some(last) = entries.last() else { return };
+        let last = Position { index: last.index, term: last.term };
+        let mut run = Vec::new();
+        for entry in entries {
+            match entry.entry_type() {
+                EntryType::EntryNormal if entry.data.is_empty() => {
+                    self.applied = Position { index: entry.index, term: entry.term };
+                }
+                EntryType::EntryNormal => run.push(entry),
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    self.apply_run(std::mem::take(&mut run));
+                    self.apply_change(&entry);
+                }
+            }
+        }
+        self.apply_run(run);
+        self.applied = last;
+        self.raw.advance_apply_to(last.index);
+        self.finish_change();
+        self.leave_if_removed();
+    }
+
+    fn apply_run(&mut self, entries: Vec<Entry>) {
+        let mut positions = Vec::with_capacity(entries.len());
+        let mut txns = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let at = Position { index: entry.index, term: entry.term };
+            match wire::decode_txn(Bytes::from(entry.data)) {
+                Ok(txn) => {
+                    positions.push(at);
+                    txns.push(txn);
+                }
+                // Every replica skips it alike.
+                Err(error) => tracing::error!(index = at.index, %error, "skipped an entry"),
+            }
+        }
+        if txns.is_empty() {
+            return;
+        }
+        let results = self.space.apply(txns);
+        for (at, result) in positions.into_iter().zip(results) {
+            let result = result.map_err(|c| CommitError::Conflict { key: c.key, current: c.current });
+            self.answer(at, result);
+        }
+    }
+
+    fn answer(&mut self, at: Position, result: Result<Revision, CommitError>) {
+        while self.pending.front().is_some_and(|p| p.at.index <= at.index) {
+            let Some(pending) = self.pending.pop_front() else { break };
+            let result = if pending.at == at { result.clone() } else { Err(CommitError::Unknown) };
+            self.out.committed.push((pending.token, result));
+        }
+    }
+
+    fn apply_change(&mut self, entry: &Entry) {
+        let change = match entry.entry_type() {
+            EntryType::EntryConfChange => {
+                ConfChange::decode(entry.data.as_slice()).map(|c| raft_change_v2(&c))
+            }
+            _ => ConfChangeV2::decode(entry.data.as_slice()),
+        };
+        match change.map(|change| self.raw.apply_conf_change(&change)) {
+            Ok(Ok(conf_state)) => self.conf_state = conf_state,
+            Ok(Err(error)) => tracing::error!(%error, index = entry.index, "refused a membership change"),
+            Err(error) => tracing::error!(%error, index = entry.index, "skipped a membership change"),
+        }
+        let members: Vec<u64> = self.raw.raft.prs().iter().map(|(id, _)| *id).collect();
+        self.snapshot_sent.retain(|id, _| members.contains(id));
+    }
+
+    fn finish_change(&mut self) {
+        let done = self.pending_change.as_ref().is_some_and(|c| c.at.index <= self.applied.index);
+        if done && !is_joint(&self.conf_state) {
+            if let Some(change) = self.pending_change.take() {
+                self.out.changed.push((change.token, Ok(())));
+            }
+        }
+    }
+
+    fn leave_if_removed(&mut self) {
+        let raft = &mut self.raw.raft;
+        let votes = self.conf_state.voters.contains(&self.config.id)
+            || self.conf_state.voters_outgoing.contains(&self.config.id);
+        if raft.state == StateRole::Leader && !votes {
+            let term = raft.term;
+            raft.become_follower(term, 0);
+        }
+    }
+
+    fn make_wanted_snapshot(&mut self) {
+        if !self.raw.store().snapshot_wanted.replace(false) {
+            return;
+        }
+        let data = wire::encode_image(self.space.image());
+        let mut snapshot = Snapshot { data, ..Snapshot::default() };
+        let metadata = snapshot.mut_metadata();
+        metadata.index = self.applied.index;
+        metadata.term = self.applied.term;
+        metadata.set_conf_state(self.conf_state.clone());
+        self.snapshot_made = self.now;
+        self.raw.mut_store().snapshot = Some(snapshot);
+    }
+
+    fn note_sent_snapshots(&mut self) {
+        for message in self.out.messages.iter().filter(|m| m.msg_type() == MessageType::MsgSnapshot) {
+            self.snapshot_sent.insert(message.to, self.now);
+        }
+        let prs = self.raw.raft.prs();
+        self.snapshot_sent.retain(|id, _| prs.get(*id).is_some_and(|p| p.state == ProgressState::Snapshot));
+    }
+
+    fn snapshot_when_due(&mut self) {
+        let entries = self.applied.index - self.snapshot_at.index;
+        let bytes = self.raw.store().bytes().saturating_sub(self.bytes_kept);
+        let due = entries >= self.config.snapshot_entries || bytes >= self.config.snapshot_bytes;
+        // With nothing applied since the last one, a new snapshot could not cut the log.
+        if !due || entries == 0 || self.snapshot_running || self.now < self.snapshot_not_before {
+            return;
+        }
+        self.snapshot_running = true;
+        self.out.jobs.push(Job::Snapshot {
+            conf_state: self.conf_state.clone(),
+            at: self.applied,
+            base: self.snapshot_at,
+            image: self.space.image(),
+        });
+    }
+
+    fn is_active(&self, id: u64) -> bool {
+        let limit = 2 * self.config.election_ticks as u64;
+        self.heard.get(&id).is_some_and(|at| self.now - at <= limit)
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        match self.raw.raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+            StateRole::Follower if self.conf_state.voters.contains(&self.config.id) => Role::Follower,
+            StateRole::Follower if self.conf_state.learners.contains(&self.config.id) => Role::Learner,
+            StateRole::Follower if self.conf_state.voters.is_empty() => Role::Dormant,
+            StateRole::Follower => Role::Follower,
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        let role = self.role();
+        let mut progress = Vec::new();
+        if role == Role::Leader {
+            progress.extend(raft.prs().iter().filter(|(id, _)| **id != self.config.id).map(|(id, p)| Progress {
+                id: *id,
+                matched: p.matched,
+                recent_active: self.is_active(*id),
+            }));
+            progress.sort_by_key(|p| p.id);
+        }
+        let sorted = |ids: &[u64]| {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            ids
+        };
+        Status {
+            id: self.config.id,
+            role,
+            leader: Some(raft.leader_id).filter(|id| *id != 0),
+            leading: role == Role::Leader && self.applied.term == raft.term,
+            term: raft.term,
+            committed: raft.raft_log.committed,
+            applied: self.applied.index,
+            first_index: self.raw.store().base().index + 1,
+            last_index: raft.raft_log.last_index(),
+            revision: self.space.revision(),
+            voters: sorted(&self.conf_state.voters),
+            learners: sorted(&self.conf_state.learners),
+            progress,
+            disk_error: None,
+        }
+    }
+}
+
+fn raft_change_v2(change: &ConfChange) -> ConfChangeV2 {
+    let single = raft::eraftpb::ConfChangeSingle { change_type: change.change_type, node_id: change.node_id };
+    ConfChangeV2 { changes: vec![single], ..ConfChangeV2::default() }
+}
+
+fn plausible_snapshot(snapshot: &Snapshot) -> Result<(), &'static str> {
+    let metadata = snapshot.get_metadata();
+    let conf = metadata.get_conf_state();
+    let members = [&conf.voters, &conf.learners, &conf.voters_outgoing, &conf.learners_next];
+    if metadata.index == 0 || metadata.term == 0 || conf.voters.is_empty() {
+        return Err("empty snapshot");
+    }
+    for (i, set) in members.iter().enumerate() {
+        let mut seen = std::collections::BTreeSet::new();
+        if set.len() > MEMBERS || !set.iter().all(|id| *id != 0 && seen.insert(*id)) {
+            return Err("malformed members");
+        }
+        // Learners are no voters; the next learners still are outgoing voters.
+        if i == 1 && set.iter().any(|id| conf.voters.contains(id) || conf.voters_outgoing.contains(id)) {
+            return Err("malformed members");
+        }
+        if i == 3 && set.iter().any(|id| conf.voters.contains(id) || !conf.voters_outgoing.contains(id)) {
+            return Err("malformed members");
+        }
+    }
+    wire::decode_image(&snapshot.data).map(drop).map_err(|_| "undecodable snapshot")
+}
+
+/// The state a new cluster begins with: this node the only voter, nothing stored.
+pub(crate) fn first_snapshot(id: u64) -> Snapshot {
+    let mut snapshot = Snapshot { data: wire::encode_image(Image::default()), ..Snapshot::default() };
+    let metadata = snapshot.mut_metadata();
+    metadata.index = 1;
+    metadata.term = 1;
+    metadata.set_conf_state(ConfState { voters: vec![id], ..ConfState::default() });
+    snapshot
+}
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

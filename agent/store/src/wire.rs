@@ -1,0 +1,192 @@
+//! What the store puts in log entries, in snapshots and in the log file. Every replica must decode these bytes to
+//! the same thing for ever: fields are only added, never renumbered.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use raft::eraftpb::{Entry, Message, Snapshot};
+use raft_prost::Message as _;
+
+use crate::kv::{Expect, Record, Revision, Txn, Write};
+
+/// Bytes that are not what they should be.
+#[derive(Debug, thiserror::Error)]
+#[error("undecodable {what}: {reason}")]
+pub(crate) struct DecodeError {
+    pub what: &'static str,
+    pub reason: String,
+}
+
+impl DecodeError {
+    pub(crate) fn new(what: &'static str, reason: impl ToString) -> Self {
+        Self { what, reason: reason.to_string() }
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TxnMessage {
+    #[prost(message, repeated, tag = "1")]
+    writes: Vec<WriteMessage>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WriteMessage {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    value: Option<Bytes>,
+    /// Absent: anything; zero: the key must not exist; else the revision that must have modified it last.
+    #[prost(uint64, optional, tag = "3")]
+    expect: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ImageMessage {
+    #[prost(uint64, tag = "1")]
+    revision: u64,
+    #[prost(message, repeated, tag = "2")]
+    records: Vec<RecordMessage>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RecordMessage {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+    #[prost(uint64, tag = "3")]
+    created: u64,
+    #[prost(uint64, tag = "4")]
+    modified: u64,
+}
+
+/// What one frame of the log file holds: the hard state after it and the entries it appends.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Batch {
+    #[prost(uint64, tag = "1")]
+    pub term: u64,
+    #[prost(uint64, tag = "2")]
+    pub vote: u64,
+    #[prost(uint64, tag = "3")]
+    pub commit: u64,
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub entries: Vec<Bytes>,
+}
+
+/// The whole state at one revision. Cloning records is cheap: their bytes are shared.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Image {
+    pub revision: Revision,
+    pub records: Vec<Record>,
+}
+
+pub(crate) fn encode_txn(txn: Txn) -> Vec<u8> {
+    let writes = txn.writes.into_iter().map(|write| WriteMessage {
+        key: write.key,
+        value: write.value,
+        expect: match write.expect {
+            Expect::Any => None,
+            Expect::Absent => Some(0),
+            Expect::Modified(revision) => Some(revision),
+        },
+    });
+    TxnMessage { writes: writes.collect() }.encode_to_vec()
+}
+
+pub(crate) fn decode_txn(bytes: Bytes) -> Result<Txn, DecodeError> {
+    let message = TxnMessage::decode(bytes).map_err(|e| DecodeError::new("transaction", e))?;
+    let writes = message.writes.into_iter().map(|write| Write {
+        key: write.key,
+        value: write.value,
+        expect: match write.expect {
+            None => Expect::Any,
+            Some(0) => Expect::Absent,
+            Some(revision) => Expect::Modified(revision),
+        },
+    });
+    Ok(Txn { writes: writes.collect() })
+}
+
+/// An upper bound of what `encode_txn` makes, without making it.
+pub(crate) fn txn_size(txn: &Txn) -> usize {
+    txn.writes.iter().map(|w| w.key.len() + w.value.as_ref().map_or(0, Bytes::len) + 32).sum()
+}
+
+pub(crate) fn encode_image(image: Image) -> Vec<u8> {
+    let records = image.records.into_iter().map(|record| RecordMessage {
+        key: record.key.to_string(),
+        value: record.value,
+        created: record.created,
+        modified: record.modified,
+    });
+    ImageMessage { revision: image.revision, records: records.collect() }.encode_to_vec()
+}
+
+pub(crate) fn decode_image(bytes: &[u8]) -> Result<Image, DecodeError> {
+    // Decoded from a slice, each value gets its own buffer: one big shared buffer would stay alive for ever.
+    let message = ImageMessage::decode(bytes).map_err(|e| DecodeError::new("snapshot", e))?;
+    let records = message.records.into_iter().map(|record| Record {
+        key: Arc::from(record.key),
+        value: record.value,
+        created: record.created,
+        modified: record.modified,
+    });
+    Ok(Image { revision: message.revision, records: records.collect() })
+}
+
+pub(crate) fn encode_entry(entry: &Entry) -> Bytes {
+    entry.encode_to_vec().into()
+}
+
+pub(crate) fn decode_entry(bytes: &[u8]) -> Result<Entry, DecodeError> {
+    Entry::decode(bytes).map_err(|e| DecodeError::new("log entry", e))
+}
+
+pub(crate) fn encode_snapshot(snapshot: &Snapshot) -> Vec<u8> {
+    snapshot.encode_to_vec()
+}
+
+pub(crate) fn decode_snapshot(bytes: &[u8]) -> Result<Snapshot, DecodeError> {
+    Snapshot::decode(bytes).map_err(|e| DecodeError::new("snapshot", e))
+}
+
+pub(crate) fn encode_message(message: &Message) -> Bytes {
+    message.encode_to_vec().into()
+}
+
+pub(crate) fn decode_message(bytes: &[u8]) -> Result<Message, DecodeError> {
+    Message::decode(bytes).map_err(|e| DecodeError::new("Raft message", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_fail_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode_txn(Bytes::from(bytes.clone()));
+            let _ = decode_image(&bytes);
+            let _ = decode_message(&bytes);
+            let _ = decode_snapshot(&bytes);
+        }
+
+        #[test]
+        fn a_transaction_survives_the_wire(
+            writes in proptest::collection::vec((".{0,40}", any::<Option<Vec<u8>>>(), 0u64..4), 0..8),
+        ) {
+            let writes = writes.into_iter().map(|(key, value, expect)| Write {
+                key,
+                value: value.map(Bytes::from),
+                expect: match expect { 0 => Expect::Any, 1 => Expect::Absent, n => Expect::Modified(n) },
+            });
+            let txn = Txn { writes: writes.collect() };
+            let bytes = encode_txn(txn.clone());
+            prop_assert!(bytes.len() <= txn_size(&txn));
+            prop_assert_eq!(decode_txn(Bytes::from(bytes)).unwrap(), txn);
+        }
+    }
+}
