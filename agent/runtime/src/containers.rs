@@ -114,17 +114,17 @@ impl Containers {
     }
 
     fn pick_up(&self, dir: Dir, job: Job) {
-        let state = dir.state().filter(|s| s.boot_id == sys::boot_id());
+        let state = dir.state();
         let exit = dir.exit();
         let entry = self.entry(dir, &job);
         entry.life.send_modify(|life| {
-            life.init = state.as_ref().and_then(|s| s.init);
+            life.init = state.as_ref().filter(|s| s.boot_id == sys::boot_id()).and_then(|s| s.init);
             life.started_at = state.as_ref().and_then(|s| s.started_at.clone());
             life.exit = exit.clone();
         });
         self.all().insert(job.spec.id.clone(), entry.clone());
         // Also when `exit.json` is there: the shim may still be cleaning up.
-        let shim = state.as_ref().and_then(|s| s.shim.pidfd());
+        let shim = state.as_ref().filter(|s| s.boot_id == sys::boot_id()).and_then(|s| s.shim.pidfd());
         match shim {
             Some(shim) => self.supervise(entry, shim, None),
             None if exit.is_none() => {
@@ -327,9 +327,11 @@ fn never_ran(entry: &Entry, why: &str) {
 fn conclude(entry: &Entry, hierarchy: &Hierarchy, state: Option<&State>) {
     let exit = entry.dir.exit().unwrap_or_else(|| {
         let oom_killed = hierarchy.oom_kills(&entry.cgroup) > 0;
-        let ran = state.is_some_and(|s| s.init.is_some());
-        let why =
-            if ran { "its shim was lost" } else { "it was not started: the agent or its shim was stopped" };
+        let why = match state {
+            Some(state) if state.boot_id != sys::boot_id() => "the node was restarted",
+            Some(State { init: Some(_), .. }) => "its shim was lost",
+            _ => "it was not started: the agent or its shim was stopped",
+        };
         if let Err(e) = hierarchy.kill_all(&entry.cgroup).and_then(|()| hierarchy.remove(&entry.cgroup)) {
             tracing::error!(id = entry.spec.id, %e, "cannot clean up after a lost shim");
         }

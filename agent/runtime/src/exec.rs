@@ -20,7 +20,7 @@ use crate::launch::{Identity, Launch};
 use crate::shim::{exec_result, take_stdin, wait};
 use crate::state::{Dir, Job};
 use crate::stdio::{Ends, Stdio};
-use crate::{isolate, sys};
+use crate::{isolate, sys, trace};
 
 /// The helper's main. `args` is the whole command line: program, `exec`, container folder.
 pub(crate) fn main(args: &[OsString]) -> i32 {
@@ -39,6 +39,7 @@ fn run(dir: &Dir, args: &[OsString]) -> io::Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let _ = rustix::process::setsid();
     isolate::enter(&dir.join("program"), args)?;
+    let kept = trace::keep()?;
     nix::sys::prctl::set_child_subreaper(true)?;
     let control = take_stdin()?;
     let Some((spec, _)) = control::receive::<ExecSpec>(control.as_fd())? else { return Ok(()) };
@@ -66,7 +67,7 @@ fn run(dir: &Dir, args: &[OsString]) -> io::Result<()> {
             let _ = control::send(control.as_fd(), &Report::Exited(code), &[]);
             Ok(())
         }
-        Err(why) => control::send(control.as_fd(), &Report::Failed(why), &[]),
+        Err(why) => control::send(control.as_fd(), &Report::Failed(kept.explain(why)), &[]),
     }
 }
 

@@ -49,7 +49,7 @@ fn run(dir: &Dir, args: &[OsString]) -> io::Result<()> {
     // Fails the second time round, after the program was run again; then it is done.
     let _ = rustix::process::setsid();
     isolate::enter(&dir.join("program"), args)?;
-    trace::keep()?;
+    let kept = trace::keep()?;
     nix::sys::prctl::set_child_subreaper(true)?;
     let control = take_stdin()?;
     let job = dir.job()?;
@@ -74,7 +74,7 @@ fn run(dir: &Dir, args: &[OsString]) -> io::Result<()> {
             running.supervise(dir, &job, &hierarchy)
         }
         Err(why) => {
-            let why = trace::explain(why, &dir.join("shim.log"), 0);
+            let why = kept.explain(why);
             let exit = Exit {
                 code: NEVER_RAN,
                 signal: None,
@@ -108,7 +108,7 @@ struct Running {
 
 impl Running {
     fn start(dir: &Dir, job: &Job, hierarchy: &Hierarchy) -> Result<Self, String> {
-        mount_root(dir, job).map_err(|e| format!("mount the root file system: {e}"))?;
+        mount_root(dir, job, hierarchy.is_v2()).map_err(|e| format!("mount the root file system: {e}"))?;
         let config = make_config(dir, job, hierarchy)?;
         fs::write(dir.join("config.json"), config).map_err(|e| format!("write config.json: {e}"))?;
         std::env::set_current_dir(dir.path()).map_err(|e| e.to_string())?;
@@ -218,7 +218,7 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn mount_root(dir: &Dir, job: &Job) -> io::Result<()> {
+fn mount_root(dir: &Dir, job: &Job, cgroup_v2: bool) -> io::Result<()> {
     for name in ["upper", "work", "rootfs", "empty"] {
         match fs::create_dir(dir.join(name)) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
@@ -234,9 +234,11 @@ fn mount_root(dir: &Dir, job: &Job) -> io::Result<()> {
     };
     let (upper, work) = (dir.join("upper"), dir.join("work"));
     let options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
+    // Only v1 cgroups keep a container from device nodes that its image brings along.
+    let flags = if cgroup_v2 && !job.spec.privileged { MountFlags::NODEV } else { MountFlags::empty() };
     let mount = |options: String| -> io::Result<()> {
         let options = std::ffi::CString::new(options)?;
-        Ok(rustix::mount::mount("overlay", dir.rootfs(), "overlay", MountFlags::empty(), options.as_c_str())?)
+        Ok(rustix::mount::mount("overlay", dir.rootfs(), "overlay", flags, options.as_c_str())?)
     };
     // This layer is thrown away with the container, so its fsyncs need not wear the card.
     match mount(format!("{options},volatile")) {

@@ -2,6 +2,9 @@
 //!
 //! `job.json`: the daemon, before anything runs. `state.json`: the shim, while it lives. `exit.json`: the shim when the
 //! container has ended, or the daemon when the shim is gone without one. Where `exit.json` stands, all is over.
+//!
+//! Only `exit.json` is forced to the card. A container so young that a power cut takes its job away is as one that was
+//! never started; its folder is litter then.
 
 use std::fs;
 use std::io;
@@ -83,7 +86,7 @@ impl Dir {
     }
 
     pub(crate) fn write_job(&self, job: &Job) -> io::Result<()> {
-        sys::write_atomic(&self.0.join("job.json"), &serde_json::to_vec(job)?)
+        sys::write_volatile(&self.0.join("job.json"), &serde_json::to_vec(job)?)
     }
 
     pub(crate) fn state(&self) -> Option<State> {

@@ -1,11 +1,10 @@
 //! Keeps what the container library says about an error: its error values name the step, its log names the cause.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
+use rustix::fs::MemfdFlags;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -13,8 +12,11 @@ use tracing::{Event, Level, Metadata, Subscriber};
 /// Longest detail passed on.
 const MAX_DETAIL: usize = 512;
 
-/// Writes error events to what was standard error at first; the container's own takes its place later.
+/// Writes error events to a file in memory, also from the processes that the library makes.
 struct Errors(OwnedFd);
+
+/// What was kept.
+pub(crate) struct Kept(OwnedFd);
 
 impl Subscriber for Errors {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -55,23 +57,39 @@ impl Visit for Line {
 }
 
 /// Starts keeping errors; for helpers only, which have one thread and one job.
-pub(crate) fn keep() -> io::Result<()> {
-    let stderr = io::stderr().as_fd().try_clone_to_owned()?;
-    tracing::subscriber::set_global_default(Errors(stderr)).map_err(io::Error::other)
+pub(crate) fn keep() -> io::Result<Kept> {
+    let file = rustix::fs::memfd_create("errors", MemfdFlags::CLOEXEC)?;
+    let kept = Kept(file.try_clone()?);
+    tracing::subscriber::set_global_default(Errors(file)).map_err(io::Error::other)?;
+    Ok(kept)
 }
 
-/// An error text with the first cause that was kept in a helper's log from `mark` on.
-pub(crate) fn explain(why: String, log: &Path, mark: u64) -> String {
-    use std::io::{Read, Seek, SeekFrom};
-    let read = || -> io::Result<String> {
-        let mut file = File::open(log)?;
-        file.seek(SeekFrom::Start(mark))?;
-        let mut bytes = Vec::new();
-        file.take(MAX_DETAIL as u64).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    match read().ok().as_deref().and_then(|text| text.lines().next()).map(str::trim) {
-        Some(detail) if !detail.is_empty() && !why.contains(detail) => format!("{why} ({detail})"),
-        _ => why,
+impl Kept {
+    /// An error text with the first cause that was kept.
+    pub(crate) fn explain(&self, why: String) -> String {
+        let mut bytes = [0; MAX_DETAIL];
+        let n = rustix::io::pread(&self.0, &mut bytes, 0).unwrap_or(0);
+        let text = String::from_utf8_lossy(&bytes[..n]);
+        match text.lines().next().map(str::trim) {
+            Some(detail) if !detail.is_empty() && !why.contains(detail) => format!("{why} ({detail})"),
+            _ => why,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_cause_is_told() {
+        let file = rustix::fs::memfd_create("errors", MemfdFlags::CLOEXEC).unwrap();
+        let kept = Kept(file.try_clone().unwrap());
+        tracing::subscriber::with_default(Errors(file), || {
+            tracing::info!("not this");
+            tracing::error!(path = "/x", "cannot mount");
+            tracing::error!("nor this");
+        });
+        assert_eq!(kept.explain("failed".into()), "failed (cannot mount path=\"/x\")");
     }
 }

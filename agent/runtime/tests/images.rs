@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use common::{Tar, TestImage, World, base_layer, sha256};
-use runtime::{Error, Registries, Registry, Runtime};
+use runtime::{Error, Registries, Registry, RegistryAuth, Runtime};
 use tar::EntryType;
 
 /// Loads one image and gives the folders of its layers, lowest first, or what was wrong.
@@ -226,6 +226,15 @@ struct RealRegistry {
 
 impl RealRegistry {
     async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// With a user `bramble` whose password is `secret`.
+    async fn start_private() -> Self {
+        Self::start_with("auth:\n  htpasswd:\n    realm: r\n    path: ").await
+    }
+
+    async fn start_with(auth: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("data");
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -234,7 +243,11 @@ impl RealRegistry {
             "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {free}\n",
             root.display()
         );
-        std::fs::write(&config, text).unwrap();
+        let users = dir.path().join("users");
+        std::fs::write(&users, "bramble:$2b$04$6VqT9YZGjrdgb/ZUn.dunO9K61kIe0/vfaCjx.UDvL0tST1PlhVt2\n")
+            .unwrap();
+        let auth = if auth.is_empty() { String::new() } else { format!("{auth}{}\n", users.display()) };
+        std::fs::write(&config, text + &auth).unwrap();
         let child = std::process::Command::new("docker-registry")
             .args(["serve".as_ref(), config.as_os_str()])
             .stdout(Stdio::null())
@@ -246,21 +259,27 @@ impl RealRegistry {
         Self { child, host: free.to_string(), _dir: dir, root }
     }
 
+    /// Registries without users do not mind the credentials.
+    fn request(&self, method: &str, url: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().unwrap();
+        reqwest::Client::new().request(method, url).basic_auth("bramble", Some("secret"))
+    }
+
     async fn put(&self, path: &str, media: &str, bytes: Vec<u8>) {
         let url = format!("http://{}/v2/{path}", self.host);
         let answer =
-            reqwest::Client::new().put(url).header("content-type", media).body(bytes).send().await.unwrap();
+            self.request("PUT", &url).header("content-type", media).body(bytes).send().await.unwrap();
         assert!(answer.status().is_success(), "{answer:?}");
     }
 
     async fn put_blob(&self, repository: &str, bytes: Vec<u8>) {
         let url = format!("http://{}/v2/{repository}/blobs/uploads/", self.host);
-        let answer = reqwest::Client::new().post(url).send().await.unwrap();
+        let answer = self.request("POST", &url).send().await.unwrap();
         let location = answer.headers()["location"].to_str().unwrap().to_owned();
         let digest = format!("sha256:{}", sha256(&bytes));
         let join = if location.contains('?') { '&' } else { '?' };
-        let answer = reqwest::Client::new()
-            .put(format!("{location}{join}digest={digest}"))
+        let answer = self
+            .request("PUT", &format!("{location}{join}digest={digest}"))
             .body(bytes)
             .send()
             .await
@@ -444,5 +463,20 @@ async fn after_a_power_cut_only_whole_things_count() {
     std::fs::remove_dir_all(layers.join(name)).unwrap();
     w.reopen().await;
     assert!(w.runtime.images().await.is_empty());
+    w.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_used() {
+    let registry = RealRegistry::start_private().await;
+    let w = World::empty(registry.registries()).await;
+    registry.push("p", "1", &TestImage::new(vec![Tar::new().file("a", 0o644, b"").bytes()])).await;
+    let name = format!("{}/p:1", registry.host);
+    let auth = |password: &str| Some(RegistryAuth { username: "bramble".into(), password: password.into() });
+    for wrong in [None, auth("guess")] {
+        let error = w.runtime.pull(&name, wrong, None).await.unwrap_err();
+        assert!(matches!(&error, Error::Pull { why, .. } if why.contains("401")), "{error}");
+    }
+    w.runtime.pull(&name, auth("secret"), None).await.unwrap();
     w.end().await;
 }

@@ -368,6 +368,7 @@ async fn what_never_started_is_no_running_container() {
     state["shim"] = serde_json::json!({ "pid": std::process::id(), "start_time": 1 });
     std::fs::write(&path, state.to_string()).unwrap();
     w.reopen().await;
-    assert_eq!(tokio::time::timeout(PATIENCE, w.runtime.wait("a")).await.unwrap().unwrap().code, 137);
+    let exit = tokio::time::timeout(PATIENCE, w.runtime.wait("a")).await.unwrap().unwrap();
+    assert_eq!((exit.code, exit.error.as_deref()), (137, Some("the node was restarted")));
     w.end().await;
 }
