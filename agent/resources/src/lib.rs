@@ -2,8 +2,8 @@
 //!
 //! An object is a [`serde_json::Value`] throughout, so that fields this version does not know survive. A kind is a
 //! [`Descriptor`]: names, defaults, validation, selectable fields and Table columns. An object flows in as bytes
-//! ([`protobuf::decode`], or JSON), is changed ([`patch`]), gets its defaults and is validated (the descriptor's
-//! functions), and flows out as itself or as a row of a [`table`].
+//! ([`protobuf::decode`], or JSON), is changed ([`patch`]), held against its fields ([`schema::conform`]), gets its
+//! defaults and is validated (the descriptor's functions), and flows out as itself or as a row of a [`table`].
 //!
 //! Input is hostile: nothing here panics on any value, recursion is bounded, and sizes are bounded where one input
 //! could grow into a much bigger one. Nothing here is kept, so nothing has to hold after power loss.

@@ -56,13 +56,13 @@ fn defaults(pod: &mut Value) {
     }
 }
 
-/// A pod that no node runs, or that has ended, needs no time to end.
+/// A pod that no node runs, that has ended, or that asks for none, gets no time to end.
 fn grace(pod: &Value) -> Option<i64> {
     let ended = matches!(text(pod, "/status/phase"), "Succeeded" | "Failed");
     if text(pod, "/spec/nodeName").is_empty() || ended {
         return None;
     }
-    Some(int(pod, "/spec/terminationGracePeriodSeconds").unwrap_or(GRACE).max(1))
+    Some(int(pod, "/spec/terminationGracePeriodSeconds").unwrap_or(GRACE)).filter(|seconds| *seconds > 0)
 }
 
 fn validate(new: &Value, old: Option<&Value>) -> Causes {
@@ -197,5 +197,7 @@ mod tests {
         assert_eq!(grace(&pod), Some(30));
         pod["spec"]["terminationGracePeriodSeconds"] = 5.into();
         assert_eq!(grace(&pod), Some(5));
+        pod["spec"]["terminationGracePeriodSeconds"] = 0.into();
+        assert_eq!(grace(&pod), None);
     }
 }
