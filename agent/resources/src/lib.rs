@@ -1,7 +1,7 @@
 //! What a Kubernetes object is: pure data and rules, without I/O and without a clock.
 //!
-//! An object is a [`serde_json::Value`] throughout, so that fields this version does not know survive. A kind is a
-//! [`Descriptor`]: names, defaults, validation, selectable fields and Table columns. An object flows in as bytes
+//! An object is a [`serde_json::Value`] throughout: one engine serves all kinds. A kind is a [`Descriptor`]: names,
+//! defaults, validation, selectable fields and Table columns. An object flows in as bytes
 //! ([`protobuf::decode`], or JSON), is changed ([`patch`]), held against its fields ([`schema::conform`]), gets its
 //! defaults and is validated (the descriptor's functions), and flows out as itself or as a row of a [`table`].
 //!
