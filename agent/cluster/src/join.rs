@@ -68,7 +68,8 @@ impl Token {
     /// Reads `<id>.<secret>`.
     pub fn parse(text: &str) -> Result<Self, TokenError> {
         let (id, secret) = text.trim().split_once('.').ok_or(TokenError::Form)?;
-        let plain = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let plain =
+            |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if !plain(id) || id.len() > 16 || !plain(secret) || secret.len() > 128 {
             return Err(TokenError::Form);
         }
@@ -188,9 +189,7 @@ pub struct ClusterSettings {
 
 impl Default for ClusterSettings {
     fn default() -> Self {
-        let net = |a, b, prefix| {
-            ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(a, b, 0, 0), prefix)
-        };
+        let net = |a, b, prefix| ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(a, b, 0, 0), prefix);
         Self { cluster_cidr: net(10, 1, 16), service_cidr: net(10, 0, 24), domain: "cluster.local".into() }
     }
 }

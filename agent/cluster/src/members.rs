@@ -151,7 +151,12 @@ mod tests {
     }
 
     fn away(id: u64, seconds: u64) -> Candidate {
-        Candidate { healthy_for: None, away_for: Some(Duration::from_secs(seconds)), caught_up: false, ..up(id) }
+        Candidate {
+            healthy_for: None,
+            away_for: Some(Duration::from_secs(seconds)),
+            caught_up: false,
+            ..up(id)
+        }
     }
 
     fn view(voters: &[u64], learners: &[u64], candidates: Vec<Candidate>) -> View {

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -158,11 +158,17 @@ impl Authority {
     }
 
     /// Signs a node's request. Only its public key is taken from it; all names are ours.
-    pub fn sign_node(&self, csr: &str, name: &str, addresses: &[IpAddr]) -> Result<(String, String), PkiError> {
+    pub fn sign_node(
+        &self,
+        csr: &str,
+        name: &str,
+        addresses: &[IpAddr],
+    ) -> Result<(String, String), PkiError> {
         let mut request = CertificateSigningRequestParams::from_pem(csr)?;
         let mut node = params(&format!("{NODE_PREFIX}{name}"), &[NODES_GROUP]);
         node.subject_alt_names = names(&[name], addresses)?;
-        node.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        node.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         request.params = node;
         let key = hex(&request.public_key.subject_public_key_info());
         Ok((request.signed_by(&self.issuer)?.pem(), key))
@@ -321,7 +327,8 @@ mod tests {
     #[test]
     fn an_admin_is_no_node() {
         let pair = authority().sign_client("kubernetes-admin", &[MASTERS_GROUP]).unwrap();
-        let subject = Subject::of(&CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap()).unwrap();
+        let subject =
+            Subject::of(&CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap()).unwrap();
         assert_eq!(subject.user, "kubernetes-admin");
         assert_eq!(subject.groups, [MASTERS_GROUP]);
         assert_eq!(subject.node(), None);

@@ -1,0 +1,225 @@
+//! The API's port: who serves a stream, and as whom.
+//!
+//! A client's TLS stream is served here when this node leads, and passed to the leader unopened when it does not (see
+//! [`crate::dial`]). Raft streams of other nodes always end here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use apiserver::{Api, User};
+use axum::body::Body;
+use cluster::join::{BINDING, LABEL};
+use cluster::pki::Subject;
+use http::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use store::Store;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::dial::{self, Dialer, Hop};
+use crate::gate::Gate;
+use crate::peers;
+use crate::roster::Roster;
+use crate::serving::Certificate;
+
+/// Streams served or passed on at once. A Pi holds that many; more wait in the kernel's queue.
+const STREAMS: usize = 1024;
+/// Time for the first byte and for the handshake.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client's stream waits for a leader to be there.
+const ELECTION: Duration = Duration::from_secs(5);
+/// Keep-alive of idle HTTP/2 connections: a peer that vanished is noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// The first byte of a TLS handshake record (RFC 8446, 5.1).
+const HANDSHAKE: u8 = 0x16;
+
+/// All that serving a stream takes.
+pub struct Front {
+    /// The API.
+    pub api: Api,
+    /// Joins and what members ask of the leader.
+    pub gate: Gate,
+    /// Whether this node serves.
+    pub leading: watch::Receiver<bool>,
+    /// To the leader.
+    pub dialer: Dialer,
+    /// For Raft streams.
+    pub store: Store,
+    /// For Raft streams.
+    pub roster: Roster,
+    /// The API's certificate.
+    pub certificate: Arc<Certificate>,
+    /// TLS for clients.
+    pub clients: Arc<ServerConfig>,
+    /// TLS for Raft.
+    pub peers: Arc<ServerConfig>,
+}
+
+impl Front {
+    /// Accepts until shut down.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
+        let places = Arc::new(Semaphore::new(STREAMS));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let stream = tokio::select! {
+                () = shutdown.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let stream = match stream {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors: the streams that end will give some back.
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (front, shutdown) = (self.clone(), shutdown.clone());
+            tokio::spawn(async move {
+                let served = tokio::select! {
+                    () = shutdown.cancelled() => Ok(()),
+                    served = front.stream(stream) => served,
+                };
+                if let Err(error) = served {
+                    tracing::debug!(error = format!("{error:#}"), "stream ended");
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn stream(&self, mut stream: TcpStream) -> Result<()> {
+        stream.set_nodelay(true)?;
+        let mut first = [0];
+        let read = timeout(PATIENCE, stream.peek(&mut first)).await.context("nothing was sent")??;
+        if read == 0 {
+            return Ok(());
+        }
+        match first[0] {
+            HANDSHAKE => self.client(stream).await,
+            byte if byte == dial::PREFACE[0] => self.node(stream).await,
+            byte if byte.is_ascii_uppercase() => {
+                let answer = b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+                Ok(stream.write_all(answer).await?)
+            }
+            _ => bail!("neither TLS nor a node"),
+        }
+    }
+
+    /// A client's stream: served here or passed on.
+    async fn client(&self, mut stream: TcpStream) -> Result<()> {
+        let deadline = Instant::now() + ELECTION;
+        let mut status = self.dialer.status.clone();
+        loop {
+            if *self.leading.borrow() {
+                return self.serve(stream).await;
+            }
+            status.mark_unchanged();
+            if let Ok(mut leader) = self.dialer.leader(true).await {
+                tokio::io::copy_bidirectional(&mut stream, &mut leader).await?;
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+            // Raft's news, or another look soon: the leader may be known but not serve yet.
+            let _ = timeout(Duration::from_millis(100), status.changed()).await;
+        }
+        // Nobody leads. A client that can be answered gets 503 and a time to come back, not a broken stream.
+        if self.certificate.ready() { self.serve(stream).await } else { bail!("no leader") }
+    }
+
+    /// A stream of another node.
+    async fn node(&self, mut stream: TcpStream) -> Result<()> {
+        let mut preface = [0; 8];
+        timeout(PATIENCE, stream.read_exact(&mut preface)).await.context("incomplete preface")??;
+        if &preface[..7] != dial::PREFACE {
+            bail!("neither TLS nor a node");
+        }
+        match Hop::from_byte(preface[7]).context("unknown kind of stream")? {
+            Hop::Peer => {
+                stream.write_all(&[dial::YES]).await?;
+                self.raft(stream).await
+            }
+            _ if *self.leading.borrow() => {
+                stream.write_all(&[dial::YES]).await?;
+                self.serve(stream).await
+            }
+            Hop::Relay => match self.dialer.leader(false).await {
+                Ok(mut leader) => {
+                    stream.write_all(&[dial::YES]).await?;
+                    tokio::io::copy_bidirectional(&mut stream, &mut leader).await?;
+                    Ok(())
+                }
+                Err(_) => Ok(stream.write_all(&[dial::NO]).await?),
+            },
+            Hop::Leader => Ok(stream.write_all(&[dial::NO]).await?),
+        }
+    }
+
+    async fn raft(&self, stream: TcpStream) -> Result<()> {
+        let accept = TlsAcceptor::from(self.peers.clone()).accept(stream);
+        let stream = timeout(PATIENCE, accept).await.context("handshake too slow")??;
+        let chain = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).context("no certificate")?;
+        let subject = Subject::of(chain)?;
+        peers::serve(stream, subject, &self.roster, &self.store).await
+    }
+
+    /// HTTP on a client's stream, until it ends or this node stops leading.
+    async fn serve(&self, stream: TcpStream) -> Result<()> {
+        let accept = TlsAcceptor::from(self.clients.clone()).accept(stream);
+        let stream = timeout(PATIENCE, accept).await.context("handshake too slow")??;
+        let tls = stream.get_ref().1;
+        let subject = tls.peer_certificates().and_then(|c| c.first()).map(Subject::of).transpose()?;
+        // TLS 1.3 only: an older channel's value is not bound to its handshake.
+        let bound = tls.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
+        let binding = bound.then(|| tls.export_keying_material([0; BINDING], LABEL, None)).transpose()?;
+        let (api, gate) = (self.api.clone(), self.gate.clone());
+        let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+            let (api, gate, subject) = (api.clone(), gate.clone(), subject.clone());
+            async move { Ok::<_, std::convert::Infallible>(answer(&api, &gate, request, subject, binding).await) }
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .max_concurrent_streams(256);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let mut leading = self.leading.clone();
+        leading.mark_unchanged();
+        tokio::select! {
+            served = connection.as_mut() => return served.map_err(|e| anyhow::anyhow!(e)),
+            _ = leading.wait_for(|leading| !leading) => connection.as_mut().graceful_shutdown(),
+        }
+        timeout(PATIENCE, connection).await.context("the client holds on to a node that no longer leads")?
+            .map_err(|e| anyhow::anyhow!(e))
+    }
+}
+
+async fn answer(
+    api: &Api,
+    gate: &Gate,
+    request: Request<hyper::body::Incoming>,
+    subject: Option<Subject>,
+    binding: Option<[u8; BINDING]>,
+) -> Response<Body> {
+    let mut request = request.map(Body::new);
+    if request.uri().path().starts_with(crate::gate::PREFIX) {
+        return gate.handle(request, subject, binding).await;
+    }
+    if let Some(subject) = subject {
+        request.extensions_mut().insert(User { name: subject.user, groups: subject.groups, ..User::default() });
+    }
+    api.handle(request).await
+}

@@ -1,0 +1,160 @@
+//! What runs on the leader only, for as long as it leads: the API's first objects, controllers, the scheduler, and
+//! the choice of who votes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::members::{Candidate, Step, View, plan};
+use store::{Change, Kv, Status, Store};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::client;
+use crate::config::Config;
+use crate::health::Health;
+use crate::roster::Roster;
+
+/// A learner that is at most so many entries behind has caught up.
+const CAUGHT_UP: u64 = 64;
+/// Pause after a change of Raft's configuration that failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What the leader's tasks need.
+#[derive(Clone)]
+pub struct Leader {
+    /// The API.
+    pub api: apiserver::Api,
+    /// The store.
+    pub store: Store,
+    /// Its volatile companion.
+    pub volatile: Arc<store::Volatile>,
+    /// Who there is.
+    pub roster: Roster,
+    /// Who is alive.
+    pub health: Health,
+    /// Settings.
+    pub config: Arc<Config>,
+    /// The cluster's ranges.
+    pub settings: cluster::join::ClusterSettings,
+}
+
+impl Leader {
+    /// Starts and stops with leadership, until shut down.
+    pub async fn run(self, mut leading: watch::Receiver<bool>, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                led = leading.wait_for(|l| *l) => if led.is_err() { return },
+            }
+            tracing::info!("this node leads");
+            let term = shutdown.child_token();
+            let mut tasks = self.start(&term);
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                _ = leading.wait_for(|l| !*l) => {}
+            }
+            tracing::info!("this node no longer leads");
+            term.cancel();
+            while tasks.join_next().await.is_some() {}
+            self.volatile.reset();
+        }
+    }
+
+    fn start(&self, term: &CancellationToken) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        let names = self.roster.get().iter().map(|m| m.name.clone()).collect();
+        let volatile: Arc<dyn Kv> = self.volatile.clone();
+        until(&mut tasks, term, self.health.clone().follow(volatile, names));
+        until(&mut tasks, term, self.clone().membership());
+        let (this, cancel) = (self.clone(), term.clone());
+        until(&mut tasks, term, async move {
+            while let Err(error) = this.api.bootstrap().await {
+                tracing::warn!(%error, "the first objects cannot be written yet");
+                tokio::time::sleep(PAUSE).await;
+            }
+            this.controllers(cancel).await;
+        });
+        tasks
+    }
+
+    async fn controllers(&self, cancel: CancellationToken) {
+        let client = self.api.client(client::system());
+        let config = controllers::Config {
+            node_monitor_grace: self.config.node_monitor_grace(),
+            pod_eviction_timeout: self.config.pod_eviction_timeout(),
+            ..controllers::Config::new(self.settings.cluster_cidr, self.config.api_port)
+        };
+        let controllers = controllers::run(config, client.clone(), cancel.clone());
+        let scheduler = scheduler::run(scheduler::Config::default(), client, cancel);
+        let (controllers, scheduler) = tokio::join!(controllers, scheduler);
+        for error in [controllers.err().map(|e| e.to_string()), scheduler.err().map(|e| e.to_string())] {
+            if let Some(error) = error {
+                tracing::error!(error, "a control loop ended");
+            }
+        }
+    }
+
+    /// Keeps the right members voting: looks whenever Raft, the member list or a heartbeat has news.
+    async fn membership(self) {
+        let mut status = self.store.status();
+        let mut members = self.roster.subscribe();
+        let mut beats = self.health.subscribe();
+        loop {
+            let view = self.view(&status.borrow_and_update().clone());
+            if let Some(step) = plan(&view) {
+                tracing::info!(?step, "changing raft's members");
+                if let Err(error) = self.store.change(change(step, &view)).await {
+                    tracing::warn!(%error, "raft's members cannot be changed now");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                continue;
+            }
+            tokio::select! {
+                changed = status.changed() => if changed.is_err() { return },
+                _ = members.changed() => {}
+                _ = beats.changed() => {}
+            }
+        }
+    }
+
+    fn view(&self, status: &Status) -> View {
+        let caught_up = |id: u64| {
+            let progress = status.progress.iter().find(|p| p.id == id);
+            id == status.id || progress.is_some_and(|p| p.recent_active && p.matched + CAUGHT_UP >= status.last_index)
+        };
+        let candidates = self.roster.get().iter().map(|member| {
+            let (healthy_for, away_for) = self.health.of(&member.name);
+            Candidate { id: member.id, vote: member.vote, healthy_for, away_for, caught_up: caught_up(member.id) }
+        });
+        View {
+            leader: status.id,
+            voters: status.voters.iter().copied().collect(),
+            learners: status.learners.iter().copied().collect(),
+            candidates: candidates.collect(),
+        }
+    }
+}
+
+/// Runs a future until it ends or the term does.
+fn until(tasks: &mut JoinSet<()>, term: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
+    let term = term.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = term.cancelled() => {}
+            () = work => {}
+        }
+    });
+}
+
+fn change(step: Step, view: &View) -> Change {
+    match step {
+        Step::AddLearner(id) => Change::AddLearner(id),
+        Step::Remove(id) => Change::Remove(vec![id]),
+        Step::SetVoters(voters) => {
+            let learners: BTreeSet<u64> = view.learners.difference(&voters).copied().collect();
+            Change::Set { voters: voters.into_iter().collect(), learners: learners.into_iter().collect() }
+        }
+    }
+}
