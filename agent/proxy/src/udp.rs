@@ -1,6 +1,8 @@
 //! UDP: each client has a flow to one endpoint, with a socket of its own so that answers find their way back.
 
 use crate::forwarder::{Lead, Shared};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -110,14 +112,14 @@ async fn pass_on(
         }
     };
     flow.touch();
-    match flow.socket.try_send(datagram) {
-        // A full buffer towards the endpoint must not hold up the other clients.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-        Err(error) => {
+    // Straight to the kernel: a socket just made counts as not yet writable in the runtime. A full buffer towards one
+    // endpoint must not hold up the other clients either way.
+    match rustix::net::send(&flow.socket, datagram, SendFlags::DONTWAIT) {
+        Ok(_) | Err(Errno::AGAIN) => Ok(()),
+        Err(errno) => {
             fail(flows, &flow);
-            Err(error)
+            Err(errno.into())
         }
-        Ok(_) => Ok(()),
     }
 }
 

@@ -71,12 +71,12 @@ where
 }
 
 /// Only the changes that show in the cache: a list takes effect when it is complete.
-fn settled<K, E: std::error::Error + 'static>(
+fn settled<K, E>(
     events: impl Stream<Item = Result<watcher::Event<K>, E>> + Send + 'static,
 ) -> impl Stream<Item = ()> + Send + 'static
 where
     K: Send + 'static,
-    E: Send,
+    E: std::error::Error + Send + 'static,
 {
     events.filter_map(|event| async {
         match event {

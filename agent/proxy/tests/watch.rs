@@ -98,14 +98,11 @@ impl Api {
     /// Sends a watch event, when the watch is there.
     async fn notify(&self, path: &str, kind: &str, object: Value) {
         let event = json!({"type": kind, "object": object});
-        while !self
-            .state
-            .lock()
-            .unwrap()
-            .watches
-            .get(path)
-            .is_some_and(|watch| watch.unbounded_send(event.clone()).is_ok())
-        {
+        let sent = || {
+            let state = self.state.lock().unwrap();
+            state.watches.get(path).is_some_and(|watch| watch.unbounded_send(event.clone()).is_ok())
+        };
+        while !sent() {
             tokio::task::yield_now().await;
         }
     }
