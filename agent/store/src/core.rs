@@ -90,6 +90,8 @@ pub(crate) struct Core {
     outstanding: VecDeque<u64>,
     /// Messages that must wait for jobs: the Ready's number and the messages.
     held: VecDeque<(u64, Vec<Message>)>,
+    /// A snapshot that is being written: its Ready's number and its index. Raft must not campaign meanwhile.
+    installing: Option<(u64, u64)>,
     number: u64,
     out: Output,
     now: u64,
@@ -147,6 +149,7 @@ impl Core {
             pending_change: None,
             outstanding: VecDeque::new(),
             held: VecDeque::new(),
+            installing: None,
             number: 0,
             out: Output::default(),
             now: 0,
@@ -167,11 +170,11 @@ impl Core {
         self.now += 1;
         // Raft asserts that whoever becomes leader has its whole log on disk; a lone voter elects itself at once.
         let log = &self.raw.raft.raft_log;
-        if self.raw.raft.state != StateRole::Leader && self.is_only_voter() && log.persisted < log.last_index() {
-            return;
+        let behind = self.is_only_voter() && log.persisted < log.last_index();
+        if self.raw.raft.state == StateRole::Leader || !(behind || self.installing.is_some()) {
+            self.raw.tick();
+            self.seed_election();
         }
-        self.raw.tick();
-        self.seed_election();
         self.expire_snapshots();
     }
 
@@ -238,6 +241,7 @@ impl Core {
                 Err("commits more than this node has: was its disk wiped?")
             }
             MessageType::MsgAppendResponse if m.index > log.last_index() => Err("acknowledges the unknown"),
+            MessageType::MsgTimeoutNow if self.installing.is_some() => Err("still installing a snapshot"),
             MessageType::MsgSnapshot => plausible_snapshot(m.get_snapshot()),
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if m.term == 0 => Err("no term"),
             MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse if m.term == 0 => {
@@ -389,6 +393,9 @@ impl Core {
     fn release(&mut self) {
         let done = self.outstanding.front().map_or(self.number, |&n| n - 1);
         self.raw.on_persist_ready(done);
+        if let Some((_, index)) = self.installing.take_if(|(number, _)| *number <= done) {
+            self.raw.advance_apply_to(index);
+        }
         while self.held.front().is_some_and(|(number, _)| *number <= done) {
             if let Some((_, messages)) = self.held.pop_front() {
                 self.out.messages.extend(messages);
@@ -479,6 +486,7 @@ impl Core {
         self.applied = at;
         self.snapshot_at = at;
         self.bytes_kept = 0;
+        self.installing = Some((number, at.index));
         self.outstanding.push_back(number);
         self.out.jobs.push(Job::Install { number, hard_state: self.hard_state.clone(), snapshot });
     }
