@@ -15,11 +15,22 @@ use runtime::Runtime;
 
 const CONTAINERS: usize = 300;
 const PARALLEL: usize = 8;
+const ALONE: usize = 40;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let w = World::new().await;
+        let mut alone = Vec::new();
+        for n in 0..ALONE {
+            let begun = Instant::now();
+            let id = format!("alone{n}");
+            w.runtime.start(w.spec(&id, "exit 0")).await.unwrap();
+            alone.push(begun.elapsed());
+            w.runtime.wait(&id).await.unwrap();
+            w.runtime.remove(&id).await.unwrap();
+        }
+        show("one at a time, start to running", alone.into_iter());
         let begun = Instant::now();
         let slots = tokio::sync::Semaphore::new(PARALLEL);
         let one = async |n: usize| {

@@ -131,7 +131,8 @@ pub struct ContainerSpec {
     pub tty: bool,
     /// Keep the main process's standard input open (for attach).
     pub stdin: bool,
-    /// Log file in the CRI format (`<RFC 3339 nano> stdout|stderr F|P <line>`).
+    /// Log file in the CRI format (`<RFC 3339 nano> stdout|stderr F|P <line>`). At 10 MiB it is renamed to
+    /// `<log_path>.1`, which replaces an earlier one, and begun anew.
     pub log_path: PathBuf,
     /// Free labels, given back by `list`: pod name, namespace, uid, container name, restart count ...
     pub labels: BTreeMap<String, String>,
@@ -306,7 +307,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Pod uids that have sandboxes.
     async fn sandboxes(&self) -> Vec<String>;
 
-    /// Makes and starts a container; returns once its process runs (or failed to).
+    /// Makes and starts a container; returns once its process runs (or failed to). One that failed stays listed, with
+    /// `Exit::error` set, until it is removed.
     async fn start(&self, spec: ContainerSpec) -> Result<Container, Error>;
     /// All containers, running and ended, also those of an agent before this one.
     async fn list(&self) -> Vec<Container>;
@@ -320,7 +322,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove(&self, id: &str) -> Result<(), Error>;
     /// Runs a command inside a running container, with its namespaces, user, cwd, capabilities and seccomp profile.
     async fn exec(&self, id: &str, spec: ExecSpec) -> Result<Streams, Error>;
-    /// Attaches to the main process's streams.
+    /// Attaches to the main process's streams. Shutting `Streams::stdin` down closes the container's standard input;
+    /// dropping it leaves that open for whoever attaches next.
     async fn attach(&self, id: &str, stdin: bool) -> Result<Streams, Error>;
     /// Use of a cgroup path below the cgroup root (a container's or a pod's).
     async fn usage(&self, cgroup: &str) -> Result<Usage, Error>;

@@ -29,7 +29,7 @@ async fn a_container_sees_what_it_should_and_no_more() {
     let w = World::new().await;
     let script = "ls -l /proc/self/fd 2>/dev/null | grep -c '^l'; env; id; grep -E '^(Seccomp|NoNewPrivs|CapBnd):' /proc/self/status; \
         cat /proc/self/cmdline | head -c 3; echo; echo $$; touch /sys/x 2>&1; \
-        echo 0 2>&1 > /proc/sys/kernel/panic; cat /proc/keys /proc/kcore 2>/dev/null | wc -c; mount -t tmpfs t /tmp 2>&1; ls /dev; pwd";
+        echo 0 2>&1 > /proc/sys/kernel/panic; mkdir /sys/fs/cgroup/x 2>&1; cat /proc/keys /proc/kcore 2>/dev/null | wc -c; mount -t tmpfs t /tmp 2>&1; ls /dev; pwd";
     let mut spec = w.spec("a", script);
     spec.working_dir = "/made/for/it".into();
     let (code, out) = w.run(spec).await;
@@ -43,7 +43,13 @@ async fn a_container_sees_what_it_should_and_no_more() {
     }
     assert!(!out.contains("FROM_IMAGE"), "the kubelet resolves the environment: {out}");
     assert!(out.contains("\n0\n"), "masked files have content: {out}");
-    assert_eq!(out.matches("Read-only file system").count(), 2, "{out}");
+    // On v1 there is no cgroup mount inside at all.
+    assert_eq!(
+        out.matches("Read-only file system").count(),
+        if common::cgroup_v2() { 3 } else { 2 },
+        "{out}"
+    );
+    assert!(out.contains("can't create directory '/sys/fs/cgroup/x'"), "{out}");
     assert!(
         out.contains("permission denied") || out.contains("Operation not permitted"),
         "mount worked: {out}"
@@ -96,7 +102,7 @@ async fn limits_are_real() {
             std::path::Path::new("/sys/fs/cgroup").join(controller).join(root).join("pods/pod1/a").join(file);
         std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_owned()
     };
-    if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+    if common::cgroup_v2() {
         assert_eq!(read("", "memory.max"), (32 << 20).to_string());
         assert_eq!(read("", "memory.swap.max"), "0");
         assert_eq!(read("", "cpu.max"), "50000 100000");
@@ -159,9 +165,11 @@ async fn users_groups_and_privileges() {
     spec.read_only_root = true;
     let (code, out) = w.run(spec).await;
     assert!(code != 0 && out.contains("0000000000000000") && out.contains("Read-only"), "{out}");
-    // Devices of the host are out of reach, made by hand or not.
+    // Devices of the host are out of reach, made by hand or brought along.
     let (_, out) = w.run(w.spec("e", "mknod /tmp/d b 7 0 2>&1 && cat /tmp/d 2>&1; echo end")).await;
     assert!(out.contains("not permitted"), "{out}");
+    let (code, out) = w.run(w.spec("f", "cat /disk 2>&1")).await;
+    assert!(code != 0 && (out.contains("not permitted") || out.contains("denied")), "{out}");
     w.end().await;
 }
 
@@ -304,4 +312,53 @@ async fn processes_that_outlive_the_main_one_are_ended() {
     });
     assert!(!left);
     w.end().await;
+}
+
+#[test]
+fn preflight_names_what_is_missing() {
+    let root = format!("/bramble-test-preflight-{}", std::process::id());
+    let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers");
+    let result = runtime::preflight(&root);
+    match controllers {
+        Ok(list) if !list.contains("memory") => {
+            let text = result.unwrap_err().to_string();
+            assert!(
+                text.contains("memory") && text.contains("cgroup_enable=memory cgroup_memory=1"),
+                "{text}"
+            );
+        }
+        _ => {
+            result.unwrap();
+            let made = common::cgroups(&root);
+            assert!(!made.is_empty());
+            made.iter().for_each(|dir| std::fs::remove_dir(dir).unwrap());
+        }
+    }
+}
+
+/// Runs tests of this file again, in a mount namespace where cgroup v2 is all there is. On a machine that has given its
+/// controllers to v1, those that are about limits cannot run there; all else can.
+#[test]
+fn the_same_on_cgroup_v2() {
+    let tests = [
+        "exit_codes_are_true",
+        "a_container_sees_what_it_should_and_no_more",
+        "failures_to_start_say_why_and_leave_nothing",
+        "users_groups_and_privileges",
+        "mounts_are_where_they_should_be",
+        "a_pod_shares_its_sandbox",
+        "processes_that_outlive_the_main_one_are_ended",
+        "preflight_names_what_is_missing",
+    ];
+    let script = "mount --make-rprivate / && umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && \
+        exec \"$0\" --exact \"$@\"";
+    let output = std::process::Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .args(tests)
+        .output()
+        .unwrap();
+    let out = String::from_utf8_lossy(&output.stdout);
+    let passed = format!("{} passed; 0 failed", tests.len());
+    assert!(out.contains(&passed), "{out}{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -22,6 +22,11 @@ pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// Whether the library sees cgroup v2.
+pub fn cgroup_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 /// A tar in the making.
 pub struct Tar(tar::Builder<Vec<u8>>);
 
@@ -149,6 +154,7 @@ pub fn base_layer() -> Vec<u8> {
         .file("bin/busybox", 0o755, &busybox)
         .file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n")
         .file("etc/group", 0o644, b"root:x:0:\nweb:x:34:\nmedia:x:44:web\n")
+        .device("disk", tar::EntryType::Block, 7, 0)
         .file("private", 0o750, b"#!/bin/sh\necho private\n");
     for applet in APPLETS {
         tar = tar.link(&format!("bin/{applet}"), "busybox", false);
@@ -234,14 +240,63 @@ impl World {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!mounts.contains(&place), "mounts left: {mounts}");
         assert_eq!(std::fs::read_dir(self.dir.path().join("lib/containers")).unwrap().count(), 0);
-        let mut cgroups = Vec::new();
-        find(Path::new("/sys/fs/cgroup"), self.cgroup_root.trim_start_matches('/'), 4, &mut cgroups);
+        let cgroups = cgroups(&self.cgroup_root);
         for dir in &cgroups {
             let below = std::fs::read_dir(dir).unwrap().flatten().filter(|e| e.path().is_dir()).count();
             assert_eq!(below, 0, "cgroups left in {}", dir.display());
             std::fs::remove_dir(dir).unwrap();
         }
     }
+}
+
+/// What a failed test leaves is ended too: no process, no cgroup, no mount outlives it.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let cgroups = cgroups(&self.cgroup_root);
+        for _ in 0..200 {
+            cgroups.iter().for_each(|dir| kill_and_remove(dir));
+            if cgroups.iter().all(|dir| !dir.exists()) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        for sandbox in
+            std::fs::read_dir(self.dir.path().join("run/sandboxes")).into_iter().flatten().flatten()
+        {
+            for name in ["net", "ipc", "uts", "shm"] {
+                let _ =
+                    rustix::mount::unmount(sandbox.path().join(name), rustix::mount::UnmountFlags::DETACH);
+            }
+        }
+        let _ = rustix::mount::unmount(
+            self.dir.path().join("run/sandboxes"),
+            rustix::mount::UnmountFlags::DETACH,
+        );
+    }
+}
+
+/// The folders of a cgroup root in all hierarchies.
+pub fn cgroups(root: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    find(Path::new("/sys/fs/cgroup"), root.trim_start_matches('/'), 4, &mut found);
+    found
+}
+
+fn kill_and_remove(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            kill_and_remove(&entry.path());
+        }
+    }
+    for pid in std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
+        if let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+    let _ = std::fs::remove_dir(dir);
 }
 
 fn find(dir: &Path, name: &str, depth: usize, found: &mut Vec<PathBuf>) {
