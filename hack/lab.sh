@@ -8,13 +8,14 @@
 #   nI/disk/         the node's disk: etc, var, root
 #   nI/pid           the node's init, as the machine counts
 #   nI.log           what its agent says
+#   config.extra.toml  if a person puts it there: more settings for every node, read when a node starts
 #   registry/        the registry's configuration and blobs
 #   kubeconfig       for the machine
 
 LAB_ROOT=${BRAMBLE_LAB:-/var/lib/bramble-lab}
 LAN_HOST=1
 REGISTRY_PORT=5000
-MAX_NODES=90
+export MAX_NODES=90
 
 # use_cluster NAME: the variables of a cluster that exists or is about to.
 use_cluster() {
@@ -129,9 +130,9 @@ copy_cpuset() {
 delegate_controllers() {
   local controller
   [ -e "$1/cgroup.subtree_control" ] || return 0
-  for controller in $(cat "$1/cgroup.controllers"); do
+  while read -r controller; do
     echo "+$controller" >"$1/cgroup.subtree_control" 2>/dev/null || true
-  done
+  done < <(tr ' ' '\n' <"$1/cgroup.controllers" | grep .)
 }
 
 # enter_cgroup PATH: moves the calling (sub)shell.
@@ -264,6 +265,7 @@ write_disk() {
   local etc="$LAB/n$1/disk/etc" ip
   ip=$(node_ip "$1")
   mkdir -p "$etc/bramble" "$LAB/n$1/disk/"{var/lib/bramble,var/log,var/tmp,root,etc.work}
+  ln -sfn /run "$LAB/n$1/disk/var/run"
   echo "node$1" >"$etc/hostname"
   printf '127.0.0.1 localhost\n%s node%s\n' "$ip" "$1" >"$etc/hosts"
   rm -f "$etc/resolv.conf"
@@ -274,6 +276,9 @@ write_disk() {
     cat >"$etc/bramble/config.toml" <<EOF
 cluster_secret = "$(cat "$LAB/secret")"
 cgroup_root = "/$CGROUP/n$1"
+# Nobody answers there: names outside the cluster fail at once.
+upstream_dns = ["$(host_ip $LAN_HOST):53"]
+$(cat "$LAB/config.extra.toml" 2>/dev/null || true)
 
 [registries."docker.io"]
 mirrors = ["http://$(registry_address)"]
@@ -281,7 +286,6 @@ mirrors = ["http://$(registry_address)"]
 [registries."$(registry_address)"]
 insecure = true
 EOF
-    if [ -e "$LAB/config.extra.toml" ]; then cat "$LAB/config.extra.toml" >>"$etc/bramble/config.toml"; fi
   )
 }
 
