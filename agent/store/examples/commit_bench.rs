@@ -51,7 +51,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = Store::open(Config::new(&dir, 1), Arc::new(Nowhere)).await?;
     store.bootstrap().await?;
     store.status().wait_for(|status| status.leading).await?;
-    println!("{:>8} {:>12} {:>12} {:>12}  commits/s of 512 bytes, each on disk", "clients", "min", "median", "max");
+    println!(
+        "{:>8} {:>12} {:>12} {:>12}  commits/s of 512 bytes, each on disk",
+        "clients", "min", "median", "max"
+    );
     for clients in [1, 16, 256] {
         let mut rates = Vec::new();
         for _ in 0..runs {

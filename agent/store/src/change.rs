@@ -116,6 +116,9 @@ mod tests {
         check(Change::Remove(vec![1, 2]), Err("a cluster needs a voter"));
         check(Change::Remove(vec![2, 3, 7]), Ok(2));
         check(Change::Set { voters: vec![3], learners: vec![2] }, Ok(3));
-        check(Change::Set { voters: vec![1, 3], learners: vec![3] }, Err("3 cannot be both voter and learner"));
+        check(
+            Change::Set { voters: vec![1, 3], learners: vec![3] },
+            Err("3 cannot be both voter and learner"),
+        );
     }
 }

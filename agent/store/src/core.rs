@@ -2,6 +2,8 @@
 //! sockets. Time comes in as [`Core::tick`], messages as [`Core::step`]; what must be done comes out of
 //! [`Core::poll`] as data. The shell carries it out in order and reports with [`Core::persisted`].
 
+mod report;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -13,10 +15,10 @@ use raft::{ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
 use raft_prost::Message as _;
 
 use crate::change::{Change, ChangeError};
+use crate::guard::{self, MEMBERS};
 use crate::kv::{CommitError, Revision};
 use crate::memlog::{MemLog, Position, Saved, is_joint};
 use crate::space::Space;
-use crate::status::{Progress, Role, Status};
 use crate::wire::{self, Image};
 
 /// Bytes of entries in one append message.
@@ -31,8 +33,6 @@ const SNAPSHOT_KEPT_TICKS: u64 = 50;
 const SNAPSHOT_LOST_TICKS: u64 = 100;
 /// Ticks between attempts to write a snapshot that the disk refused.
 const SNAPSHOT_RETRY_TICKS: u64 = 100;
-/// Members a configuration may have.
-const MEMBERS: usize = 1000;
 
 /// Names a request that waits for its answer.
 pub(crate) type Token = u64;
@@ -205,7 +205,8 @@ impl Core {
         }
         let now = self.now;
         let lost = |sent: &u64| now - sent > SNAPSHOT_LOST_TICKS;
-        let expired: Vec<u64> = self.snapshot_sent.iter().filter(|(_, at)| lost(at)).map(|(id, _)| *id).collect();
+        let expired: Vec<u64> =
+            self.snapshot_sent.iter().filter(|(_, at)| lost(at)).map(|(id, _)| *id).collect();
         for id in expired {
             self.snapshot_sent(id, false);
         }
@@ -213,7 +214,7 @@ impl Core {
 
     /// Takes a message from another member. One that no correct member would send is dropped.
     pub(crate) fn step(&mut self, message: Message) {
-        if let Err(reason) = self.plausible(&message) {
+        if let Err(reason) = guard::check(&self.raw.raft, self.installing.is_some(), &message) {
             tracing::warn!(from = message.from, kind = ?message.msg_type(), reason, "dropped a Raft message");
             return;
         }
@@ -226,57 +227,6 @@ impl Core {
             tracing::debug!(%error, "Raft did not take a message");
         }
         self.seed_election();
-    }
-
-    /// Raft trusts its peers and panics on some messages; those are found here.
-    fn plausible(&self, m: &Message) -> Result<(), &'static str> {
-        let log = &self.raw.raft.raft_log;
-        let kind = MessageType::from_i32(m.msg_type).ok_or("unknown kind")?;
-        if m.to != self.config.id || m.from == 0 || m.from == self.config.id {
-            return Err("wrong address");
-        }
-        match kind {
-            MessageType::MsgAppend => self.plausible_entries(m),
-            MessageType::MsgHeartbeat if m.commit > log.last_index() && m.term >= self.raw.raft.term => {
-                Err("commits more than this node has: was its disk wiped?")
-            }
-            MessageType::MsgAppendResponse if m.index > log.last_index() => Err("acknowledges the unknown"),
-            MessageType::MsgTimeoutNow if self.installing.is_some() => Err("still installing a snapshot"),
-            MessageType::MsgSnapshot => plausible_snapshot(m.get_snapshot()),
-            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if m.term == 0 => Err("no term"),
-            MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse if m.term == 0 => {
-                Err("no term")
-            }
-            MessageType::MsgHup
-            | MessageType::MsgBeat
-            | MessageType::MsgPropose
-            | MessageType::MsgUnreachable
-            | MessageType::MsgSnapStatus
-            | MessageType::MsgCheckQuorum
-            | MessageType::MsgTransferLeader
-            | MessageType::MsgReadIndex
-            | MessageType::MsgReadIndexResp => Err("not sent between members"),
-            _ => Ok(()),
-        }
-    }
-
-    fn plausible_entries(&self, m: &Message) -> Result<(), &'static str> {
-        let log = &self.raw.raft.raft_log;
-        let mut previous = Position { index: m.index, term: m.log_term };
-        for entry in &m.entries {
-            if EntryType::from_i32(entry.entry_type).is_none() {
-                return Err("unknown entry type");
-            }
-            if entry.index != previous.index + 1 || entry.term < previous.term || entry.term > m.term {
-                return Err("entries out of order");
-            }
-            let known = log.term(entry.index).unwrap_or(0);
-            if entry.index <= log.committed && known != 0 && known != entry.term {
-                return Err("contradicts what is committed");
-            }
-            previous = Position { index: entry.index, term: entry.term };
-        }
-        Ok(())
     }
 
     /// Appends transactions to the log, if this node leads.
@@ -477,7 +427,7 @@ impl Core {
         let metadata = snapshot.get_metadata();
         let at = Position { index: metadata.index, term: metadata.term };
         self.conf_state = metadata.get_conf_state().clone();
-        // `plausible` has decoded it before.
+        // `guard` has decoded it before.
         match wire::decode_image(&snapshot.data) {
             Ok(image) => self.space.restore(image),
             Err(error) => tracing::error!(%error, "a snapshot changed in memory"),
@@ -573,10 +523,11 @@ impl Core {
 
     fn finish_change(&mut self) {
         let done = self.pending_change.as_ref().is_some_and(|c| c.at.index <= self.applied.index);
-        if done && !is_joint(&self.conf_state) {
-            if let Some(change) = self.pending_change.take() {
-                self.out.changed.push((change.token, Ok(())));
-            }
+        if done
+            && !is_joint(&self.conf_state)
+            && let Some(change) = self.pending_change.take()
+        {
+            self.out.changed.push((change.token, Ok(())));
         }
     }
 
@@ -633,80 +584,11 @@ impl Core {
         let limit = 2 * self.config.election_ticks as u64;
         self.heard.get(&id).is_some_and(|at| self.now - at <= limit)
     }
-
-    pub(crate) fn role(&self) -> Role {
-        match self.raw.raft.state {
-            StateRole::Leader => Role::Leader,
-            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
-            StateRole::Follower if self.conf_state.voters.contains(&self.config.id) => Role::Follower,
-            StateRole::Follower if self.conf_state.learners.contains(&self.config.id) => Role::Learner,
-            StateRole::Follower if self.conf_state.voters.is_empty() => Role::Dormant,
-            StateRole::Follower => Role::Follower,
-        }
-    }
-
-    pub(crate) fn status(&self) -> Status {
-        let raft = &self.raw.raft;
-        let role = self.role();
-        let mut progress = Vec::new();
-        if role == Role::Leader {
-            progress.extend(raft.prs().iter().filter(|(id, _)| **id != self.config.id).map(|(id, p)| Progress {
-                id: *id,
-                matched: p.matched,
-                recent_active: self.is_active(*id),
-            }));
-            progress.sort_by_key(|p| p.id);
-        }
-        let sorted = |ids: &[u64]| {
-            let mut ids = ids.to_vec();
-            ids.sort_unstable();
-            ids
-        };
-        Status {
-            id: self.config.id,
-            role,
-            leader: Some(raft.leader_id).filter(|id| *id != 0),
-            leading: role == Role::Leader && self.applied.term == raft.term,
-            term: raft.term,
-            committed: raft.raft_log.committed,
-            applied: self.applied.index,
-            first_index: self.raw.store().base().index + 1,
-            last_index: raft.raft_log.last_index(),
-            revision: self.space.revision(),
-            voters: sorted(&self.conf_state.voters),
-            learners: sorted(&self.conf_state.learners),
-            progress,
-            disk_error: None,
-        }
-    }
 }
 
 fn raft_change_v2(change: &ConfChange) -> ConfChangeV2 {
     let single = raft::eraftpb::ConfChangeSingle { change_type: change.change_type, node_id: change.node_id };
     ConfChangeV2 { changes: vec![single], ..ConfChangeV2::default() }
-}
-
-fn plausible_snapshot(snapshot: &Snapshot) -> Result<(), &'static str> {
-    let metadata = snapshot.get_metadata();
-    let conf = metadata.get_conf_state();
-    let members = [&conf.voters, &conf.learners, &conf.voters_outgoing, &conf.learners_next];
-    if metadata.index == 0 || metadata.term == 0 || conf.voters.is_empty() {
-        return Err("empty snapshot");
-    }
-    for (i, set) in members.iter().enumerate() {
-        let mut seen = std::collections::BTreeSet::new();
-        if set.len() > MEMBERS || !set.iter().all(|id| *id != 0 && seen.insert(*id)) {
-            return Err("malformed members");
-        }
-        // Learners are no voters; the next learners still are outgoing voters.
-        if i == 1 && set.iter().any(|id| conf.voters.contains(id) || conf.voters_outgoing.contains(id)) {
-            return Err("malformed members");
-        }
-        if i == 3 && set.iter().any(|id| conf.voters.contains(id) || !conf.voters_outgoing.contains(id)) {
-            return Err("malformed members");
-        }
-    }
-    wire::decode_image(&snapshot.data).map(drop).map_err(|_| "undecodable snapshot")
 }
 
 /// The state a new cluster begins with: this node the only voter, nothing stored.
@@ -720,5 +602,4 @@ pub(crate) fn first_snapshot(id: u64) -> Snapshot {
 }
 
 #[cfg(test)]
-#[path = "core_tests.rs"]
 mod tests;

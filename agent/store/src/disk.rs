@@ -252,7 +252,12 @@ impl Disk {
     }
 
     /// Begins a new log with these frames and puts it in the place of the old one.
-    fn replace_log(&mut self, base: Position, hard_state: &HardState, payloads: &[Vec<u8>]) -> io::Result<()> {
+    fn replace_log(
+        &mut self,
+        base: Position,
+        hard_state: &HardState,
+        payloads: &[Vec<u8>],
+    ) -> io::Result<()> {
         let salt = RandomState::new().hash_one(base.index);
         let mut bytes = log_header(salt, base);
         let mut frames = VecDeque::new();
@@ -337,7 +342,8 @@ fn load_snapshot(dir: &Path) -> Result<Option<Snapshot>, OpenError> {
                 Ok(snapshot) => {
                     if name == "snapshot.prev" {
                         // It is the newest sound one now, and must not make way for a damaged one.
-                        fs::rename(&path, dir.join("snapshot")).map_err(|source| OpenError::Io { path, source })?;
+                        fs::rename(&path, dir.join("snapshot"))
+                            .map_err(|source| OpenError::Io { path, source })?;
                     }
                     return Ok(Some(snapshot));
                 }
@@ -388,7 +394,10 @@ fn parse_log(path: &Path, bytes: &[u8]) -> Result<Loaded, OpenError> {
         offset: offset as u64,
         what,
     };
-    if bytes.len() < LOG_HEADER || &bytes[..8] != LOG_MAGIC || crc32fast::hash(&bytes[..32]) != u32_at(bytes, 32) {
+    if bytes.len() < LOG_HEADER
+        || &bytes[..8] != LOG_MAGIC
+        || crc32fast::hash(&bytes[..32]) != u32_at(bytes, 32)
+    {
         return Err(damaged(0, "the header is wrong".into()));
     }
     let salt = u64_at(bytes, 8);
@@ -500,5 +509,4 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 #[cfg(test)]
-#[path = "disk_tests.rs"]
 mod tests;

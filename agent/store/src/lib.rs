@@ -14,6 +14,7 @@
 mod change;
 mod core;
 mod disk;
+mod guard;
 mod kv;
 mod memlog;
 mod shell;

@@ -49,13 +49,8 @@ struct Inner {
 impl Space {
     pub(crate) fn new(revision: Revision, limits: Limits) -> Arc<Self> {
         let history = History { compacted: revision, ..History::default() };
-        let inner = Inner {
-            records: BTreeMap::new(),
-            revision,
-            history,
-            watchers: Watchers::default(),
-            limits,
-        };
+        let inner =
+            Inner { records: BTreeMap::new(), revision, history, watchers: Watchers::default(), limits };
         Arc::new(Self { inner: RwLock::new(inner), published: AtomicU64::new(revision) })
     }
 
@@ -272,8 +267,7 @@ impl Watchers {
             let Some(prefix) = event.key.get(..length) else { continue };
             let Some(watchers) = self.by_prefix.get_mut(prefix) else { continue };
             // A full queue means a watcher that does not read: it ends, and lists again if it still lives.
-            watchers
-                .retain(|w| event.revision <= w.after || w.queue.try_send(Arc::clone(event)).is_ok());
+            watchers.retain(|w| event.revision <= w.after || w.queue.try_send(Arc::clone(event)).is_ok());
             if watchers.is_empty() {
                 emptied.push(prefix);
             }
@@ -324,5 +318,4 @@ impl Drop for SpaceWatch {
 }
 
 #[cfg(test)]
-#[path = "space_tests.rs"]
 mod tests;

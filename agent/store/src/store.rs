@@ -245,8 +245,7 @@ impl Store {
         if self.inner.queued.load(Ordering::Relaxed) + size > QUEUE_LIMIT {
             return Err(ReceiveError::Busy);
         }
-        let message =
-            wire::decode_message(&message).map_err(|e| ReceiveError::Undecodable(e.to_string()))?;
+        let message = wire::decode_message(&message).map_err(|e| ReceiveError::Undecodable(e.to_string()))?;
         if message.to != self.inner.id {
             return Err(ReceiveError::NotForUs(message.to));
         }

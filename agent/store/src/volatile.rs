@@ -68,3 +68,24 @@ impl Kv for Volatile {
         self.space.watch(prefix, after)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{Expect, Write};
+
+    #[tokio::test]
+    async fn a_reset_forgets_ends_watches_and_goes_on_counting() {
+        let space = Volatile::default();
+        let lease = Txn {
+            writes: vec![Write { key: "/lease".into(), expect: Expect::Absent, value: Some("x".into()) }],
+        };
+        let first = space.commit(lease.clone()).await.unwrap();
+        assert!(matches!(space.commit(lease.clone()).await, Err(CommitError::Conflict { .. })));
+        let mut watch = space.watch("/", first).unwrap();
+        space.reset();
+        assert!(watch.next().await.is_none());
+        assert!(space.get("/lease").is_none());
+        assert!(space.commit(lease).await.unwrap() > first);
+    }
+}

@@ -1,5 +1,7 @@
 //! Clusters of real stores, with threads, disks and time, over a network in memory.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 mod common;
 
 use std::io;

@@ -47,11 +47,7 @@ impl Transport for Link {
 
 impl Net {
     pub fn new() -> Self {
-        Self {
-            nodes: Arc::default(),
-            cut: Arc::default(),
-            sent: Arc::new(watch::channel(0).0),
-        }
+        Self { nodes: Arc::default(), cut: Arc::default(), sent: Arc::new(watch::channel(0).0) }
     }
 
     pub async fn open(&self, config: Config) -> Store {

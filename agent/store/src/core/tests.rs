@@ -9,6 +9,7 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::kv::{Expect, Record, Txn, Write};
 use crate::space::Limits;
+use crate::status::{Role, Status};
 
 const LIMITS: Limits = Limits { events: 50, bytes: 1 << 20, queue: 8 };
 
@@ -73,6 +74,8 @@ struct Sim {
     nodes: BTreeMap<u64, Node>,
     network: Vec<Message>,
     cut: BTreeSet<u64>,
+    /// Nodes whose disks hang most of the time.
+    slow: BTreeSet<u64>,
     calm: bool,
     next_value: u64,
     next_token: Token,
@@ -98,6 +101,7 @@ impl Sim {
             nodes: BTreeMap::new(),
             network: Vec::new(),
             cut: BTreeSet::new(),
+            slow: BTreeSet::new(),
             calm: true,
             next_value: 0,
             next_token: 0,
@@ -153,6 +157,16 @@ impl Sim {
         self.start(id, disk);
     }
 
+    /// All nodes lose power at once, and come back.
+    fn power_cut(&mut self) {
+        let up: Vec<u64> = self.nodes.iter().filter(|(_, n)| n.core.is_some()).map(|(id, _)| *id).collect();
+        self.network.clear();
+        for id in up {
+            self.crash(id);
+            self.restart(id);
+        }
+    }
+
     /// One moment: each node may tick, do a job of its disk, and messages arrive.
     fn step(&mut self) {
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
@@ -160,7 +174,11 @@ impl Sim {
             if self.calm || self.rng.random_bool(0.9) {
                 self.with(id, Core::tick);
             }
-            let jobs = if self.calm { 10 } else { self.rng.random_range(0..3) };
+            let jobs = match self.slow.contains(&id) {
+                _ if self.calm => 10,
+                true => usize::from(self.rng.random_bool(0.03)),
+                false => self.rng.random_range(0..3),
+            };
             for _ in 0..jobs {
                 self.disk_work(id);
             }
@@ -314,7 +332,10 @@ impl Sim {
                 let learners = ids.iter().copied().filter(|l| !voters.contains(l)).collect();
                 self.change(&Change::Set { voters, learners });
             }
-            25..=60 => self.write(),
+            25 => self.power_cut(),
+            26..=28 => drop(self.slow.insert(id)),
+            29..=34 => self.slow.clear(),
+            35..=70 => self.write(),
             _ => {}
         }
     }
@@ -323,8 +344,7 @@ impl Sim {
     fn settle(&mut self) {
         self.calm = true;
         self.cut.clear();
-        let down: Vec<u64> =
-            self.nodes.iter().filter(|(_, n)| n.core.is_none()).map(|(id, _)| *id).collect();
+        let down: Vec<u64> = self.nodes.iter().filter(|(_, n)| n.core.is_none()).map(|(id, _)| *id).collect();
         for id in down {
             self.restart(id);
         }
@@ -338,7 +358,8 @@ impl Sim {
                 return self.check_acknowledged();
             }
         }
-        let statuses: Vec<_> = self.nodes.values().filter_map(|n| n.core.as_ref()).map(Core::status).collect();
+        let statuses: Vec<_> =
+            self.nodes.values().filter_map(|n| n.core.as_ref()).map(Core::status).collect();
         panic!("seed {}: never settled: {statuses:#?}", self.seed);
     }
 
@@ -370,7 +391,7 @@ fn run(seed: u64, voters: u64) -> Sim {
 #[test]
 fn nothing_acknowledged_is_lost_and_replicas_agree() {
     let (mut acknowledged, mut crashes, mut snapshots, mut terms) = (0, 0, 0, 0);
-    for seed in 0..40 {
+    for seed in 0..120 {
         let sim = run(seed, 3 + 2 * (seed % 2));
         acknowledged += sim.acknowledged.len();
         crashes += sim.crashes;
@@ -378,9 +399,9 @@ fn nothing_acknowledged_is_lost_and_replicas_agree() {
         terms += sim.leaders.len();
     }
     // A simulation in which nothing happens proves nothing.
-    assert!(acknowledged > 400, "{acknowledged} keys acknowledged");
-    assert!(crashes > 200 && snapshots > 200, "{crashes} crashes, {snapshots} snapshots");
-    assert!(terms > 120, "{terms} leaders");
+    assert!(acknowledged > 1200, "{acknowledged} keys acknowledged");
+    assert!(crashes > 1000 && snapshots > 500, "{crashes} crashes, {snapshots} snapshots");
+    assert!(terms > 500, "{terms} leaders");
 }
 
 #[test]

@@ -45,9 +45,8 @@ fn revisions_count_what_had_effect() {
 fn a_transaction_is_all_or_none() {
     let space = Space::new(0, LIMITS);
     put(&space, "/a", "1");
-    let expects = |expect| Txn {
-        writes: vec![write("/b", Some("x"), Expect::Absent), write("/a", Some("y"), expect)],
-    };
+    let expects =
+        |expect| Txn { writes: vec![write("/b", Some("x"), Expect::Absent), write("/a", Some("y"), expect)] };
     let conflict = space.apply([expects(Expect::Modified(9))]).pop().unwrap().unwrap_err();
     assert_eq!(conflict, Conflict { key: "/a".into(), current: space.get("/a") });
     assert_eq!((space.get("/b"), space.revision()), (None, 1));
@@ -167,7 +166,10 @@ fn a_restored_space_ends_watches_and_has_no_history() {
     assert!(watch.next().now_or_never().unwrap().is_none());
     assert_eq!(space.get("/a").unwrap().value, "1");
     assert!(space.watch("", 0).is_err());
-    assert_eq!(crate::wire::decode_image(&crate::wire::encode_image(image.clone())).unwrap().records, image.records);
+    assert_eq!(
+        crate::wire::decode_image(&crate::wire::encode_image(image.clone())).unwrap().records,
+        image.records
+    );
 }
 
 #[test]
