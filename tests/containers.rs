@@ -1,0 +1,133 @@
+//! Containers on a node: logs, exec, limits, ends of all kinds, and an agent that is killed under them.
+
+use tests::Lab;
+
+fn pod(name: &str, image: &str, script: &str, more: &str) -> String {
+    let script = serde_json::to_string(script).expect("a string");
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  \
+         terminationGracePeriodSeconds: 2\n  containers:\n  - name: main\n    image: {image}\n    \
+         command: [sh, -c, {script}]\n    {more}\n"
+    )
+}
+
+fn apply(lab: &Lab, manifest: &str) {
+    lab.write("pod.yaml", manifest);
+    lab.ok(1, "kubectl apply -f /root/pod.yaml");
+}
+
+/// `reason exitCode` once the container has ended.
+fn ended(lab: &Lab, name: &str) -> String {
+    lab.until(&format!("{name} ended"), 60, |lab| {
+        let pod = lab.get(&format!("pod {name}"));
+        let end = pod["status"]["containerStatuses"][0]["state"]["terminated"].clone();
+        end.is_object().then(|| format!("{} {}", end["reason"].as_str().unwrap_or(""), end["exitCode"]))
+    })
+}
+
+#[test]
+fn containers_of_all_kinds() {
+    let lab = Lab::up("containers", "--nodes 1");
+    ends(&lab);
+    streams(&lab);
+    limits(&lab);
+    agent_killed(&lab);
+    images(&lab);
+}
+
+fn ends(lab: &Lab) {
+    apply(lab, &pod("ok", "bramble/busybox", "echo done", ""));
+    assert_eq!(ended(lab, "ok"), "Completed 0");
+    apply(lab, &pod("fortytwo", "bramble/busybox", "exit 42", ""));
+    assert_eq!(ended(lab, "fortytwo"), "Error 42");
+    apply(lab, &pod("shot", "bramble/busybox", "kill -9 $$", ""));
+    let said = ended(lab, "shot");
+    assert!(said == "Error 137" || said == "Error 0", "{said}");
+    let hog = "x=a; while true; do x=$x$x; done";
+    apply(lab, &pod("hog", "bramble/busybox", hog, "resources: {limits: {memory: 32Mi}}"));
+    assert_eq!(ended(lab, "hog"), "OOMKilled 137");
+    lab.ok(1, "kubectl delete pod ok fortytwo shot hog");
+
+    // Restarts, with back-off.
+    let manifest = pod("again", "bramble/busybox", "exit 1", "").replace("restartPolicy: Never", "restartPolicy: Always");
+    apply(lab, &manifest);
+    lab.says(1, "kubectl get pod again", "CrashLoopBackOff", 60);
+    lab.ok(1, "kubectl delete pod again");
+}
+
+fn streams(lab: &Lab) {
+    let script = "trap 'echo asked to end; exit 0' TERM; i=0; while true; do i=$((i+1)); echo line $i; sleep 0.2; done";
+    apply(lab, &pod("talker", "bramble/busybox", script, ""));
+    lab.says(1, "kubectl logs talker", "line 3", 60);
+    let followed = lab.types(1, "timeout 3 kubectl logs -f talker --tail=1").out;
+    assert!(followed.lines().count() > 5, "{followed}");
+    let said = lab.types(1, "kubectl exec talker -- sh -c 'echo to stdout; echo to stderr >&2; exit 7'");
+    assert_eq!((said.code, said.out.as_str()), (7, "to stdout\n"), "{said:?}");
+    assert!(said.err.contains("to stderr"), "{said:?}");
+    let said = lab.ok(1, "echo through stdin | kubectl exec -i talker -- cat");
+    assert_eq!(said, "through stdin\n");
+    // A terminal, as a person has it.
+    let said = lab.ok(1, "script -qec 'kubectl exec -it talker -- sh -c \"tty; stty size\"' /dev/null </dev/null");
+    assert!(said.contains("/dev/"), "{said}");
+    // The whole old protocol too.
+    let old = lab.ok(1, "BRAMBLE_KUBECTL=/usr/lib/bramble/kubectl-old kubectl exec talker -- echo by the old client");
+    assert_eq!(old, "by the old client\n");
+    lab.ok(1, "kubectl delete pod talker");
+}
+
+fn limits(lab: &Lab) {
+    let more = "resources: {requests: {cpu: 250m}, limits: {cpu: 500m, memory: 64Mi}}";
+    apply(lab, &pod("small", "bramble/busybox", "exec sleep 1000000", more));
+    lab.says(1, "kubectl get pod small", "Running", 60);
+    let id = lab.ok(1, "kubectl get pod small -o jsonpath='{.status.containerStatuses[0].containerID}'");
+    let id = id.rsplit('/').next().expect("an id").to_owned();
+    let read = |file: &str| lab.ok(1, &format!("cat $(find /sys/fs/cgroup -path '*{id}/{file}' | head -n 1)"));
+    if lab.types(1, "test -e /sys/fs/cgroup/cgroup.controllers").code == 0 {
+        assert_eq!(read("memory.max").trim(), "67108864");
+        assert_eq!(read("cpu.max").trim(), "50000 100000");
+    } else {
+        assert_eq!(read("memory.limit_in_bytes").trim(), "67108864");
+        assert_eq!(read("cpu.cfs_quota_us").trim(), "50000");
+        assert_eq!(read("cpu.shares").trim(), "256");
+    }
+}
+
+/// Containers outlive the agent; what ended meanwhile is known to the next one.
+fn agent_killed(lab: &Lab) {
+    apply(lab, &pod("short", "bramble/busybox", "while [ ! -e /tmp/end ]; do sleep 0.1; done; exit 33", ""));
+    lab.says(1, "kubectl get pod short", "Running", 60);
+    let started = "kubectl get pod small -o jsonpath='{.status.containerStatuses[0].state.running.startedAt}'";
+    let before = lab.ok(1, started);
+    lab.ok(1, "touch $(find /var/lib/bramble/containers -path '*/tmp' -maxdepth 6 | head -n 1)/nothing 2>/dev/null; true");
+    lab.ok(1, "kubectl exec short -- sh -c '(sleep 0.5; touch /tmp/end) >/dev/null 2>&1 &'");
+    lab.act(1, "--kill-agent");
+    assert_eq!(ended(lab, "short"), "Error 33");
+    assert_eq!(lab.ok(1, started), before);
+    assert_eq!(lab.ok(1, "kubectl exec small -- echo still here"), "still here\n");
+    let restarts = lab.ok(1, "kubectl get pod small -o jsonpath='{.status.containerStatuses[0].restartCount}'");
+    assert_eq!(restarts, "0");
+    lab.ok(1, "kubectl delete pod short small");
+}
+
+fn images(lab: &Lab) {
+    // No image for this machine: both architectures are named.
+    lab.ok(1, "kubectl run arm --image=bramble/arm-only --restart=Never");
+    let events = lab.says(1, "kubectl describe pod arm", "amd64", 60);
+    assert!(events.contains("arm"), "{events}");
+    lab.says(1, "kubectl get pod arm", "rrImagePull", 60);
+    // A registry that is not there.
+    lab.ok(1, "kubectl run nowhere --image=192.168.255.9:5000/x --restart=Never");
+    lab.says(1, "kubectl get pod nowhere", "ImagePull", 90);
+    lab.ok(1, "kubectl run missing --image=bramble/no-such-image --restart=Never");
+    lab.says(1, "kubectl describe pod missing", "not found", 60);
+    lab.ok(1, "kubectl delete pod arm nowhere missing");
+    // By digest.
+    let id = lab.ok(1, "kubectl run byname --image=bramble/busybox --restart=Never --command -- sleep 100000");
+    assert!(id.contains("created"));
+    lab.says(1, "kubectl get pod byname", "Running", 60);
+    let image = lab.ok(1, "kubectl get pod byname -o jsonpath='{.status.containerStatuses[0].imageID}'");
+    let digest = image.rsplit('@').next().expect("a digest").to_owned();
+    assert!(digest.starts_with("sha256:"), "{image}");
+    lab.ok(1, &format!("kubectl run bydigest --image=bramble/busybox@{digest} --restart=Never --command -- sleep 100000"));
+    lab.says(1, "kubectl get pod bydigest", "Running", 60);
+}

@@ -1,0 +1,80 @@
+//! Nodes that die: the leader, a worker, and disks that are wiped.
+
+use std::time::Instant;
+
+use tests::Lab;
+
+/// Types writes on a node for as long as a shell loop runs; acknowledged names end in a file there.
+const WRITER: &str = "for i in $(seq 1 400); do \
+    if kubectl create configmap w-$i --from-literal=n=$i >/dev/null 2>&1; then echo w-$i $(date +%s%N) >> /root/acknowledged; fi; done";
+
+#[test]
+fn a_killed_leader_loses_nothing() {
+    let lab = Lab::up("failover", "--nodes 3");
+    lab.three_vote(1);
+    lab.share_kubeconfig(2);
+    lab.share_kubeconfig(3);
+    let leader = lab.leader(2).expect("a leader");
+    let leader: usize = leader.trim_start_matches("node").parse().expect("nodeN");
+    let (a, b) = match leader { 1 => (2, 3), 2 => (1, 3), _ => (1, 2) };
+    lab.ok(1, "kubectl create deployment web --image=luxas/nginx-test --replicas=3");
+    lab.available("web", 3);
+
+    // Writes go on through a node that stays while the leader is killed.
+    lab.ok(a, &format!("nohup sh -c '{WRITER}' >/dev/null 2>&1 & echo started"));
+    lab.until("the first writes", 30, |lab| {
+        let text = lab.types(a, "wc -l < /root/acknowledged").out;
+        text.trim().parse::<u64>().is_ok_and(|n| n >= 10).then_some(())
+    });
+    lab.act(leader, "--kill");
+    let killed = Instant::now();
+    let line = "kubectl --request-timeout=1s create configmap after-$(date +%N) --from-literal=a=b";
+    lab.until("a write after the kill", 10, |lab| (lab.types(b, line).code == 0).then_some(()));
+    let gap = killed.elapsed();
+    println!("first write {} ms after the kill returned", gap.as_millis());
+    assert!(gap.as_millis() < 2_000 + 1_000, "writes were served again after {gap:?} only");
+    assert!(lab.leader(a).is_some_and(|name| name != format!("node{leader}")));
+
+    // NotReady, and the pods move.
+    lab.until("the node is NotReady", 30, |lab| {
+        let nodes = lab.types(a, "kubectl get nodes").out;
+        nodes.lines().any(|l| l.starts_with(&format!("node{leader} ")) && l.contains("NotReady")).then_some(())
+    });
+    lab.until("three pods on the other nodes", 60, |lab| {
+        let list = lab.get_from(a, "pods -l app=web");
+        let moved = list["items"].as_array()?.iter().filter(|p| {
+            p["status"]["phase"] == "Running" && p["spec"]["nodeName"] != format!("node{leader}")
+        });
+        (moved.count() == 3).then_some(())
+    });
+
+    // Every acknowledged write is there.
+    lab.until("the writer is done", 120, |lab| (lab.types(a, "pgrep -f 'seq 1 400'").code != 0).then_some(()));
+    let acknowledged = lab.ok(a, "cut -d' ' -f1 /root/acknowledged");
+    let there = lab.ok(b, "kubectl get configmaps -o name");
+    let there: std::collections::HashSet<&str> = there.lines().filter_map(|l| l.strip_prefix("configmap/")).collect();
+    let lost: Vec<&str> = acknowledged.lines().filter(|name| !there.contains(name)).collect();
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+
+    // The node comes back with its disk and catches up.
+    lab.act(leader, "--start");
+    lab.says(a, "kubectl get nodes --no-headers | grep -c ' Ready '", "3", 60);
+    lab.until("it follows", 30, |lab| lab.leader(leader).map(|_| ()));
+
+    // And with its disk wiped: it joins again under its name.
+    lab.act(leader, "--kill --wipe --start");
+    lab.until("the agent answers", 30, |lab| (lab.types(leader, "kube-config info").out.contains("role: none")).then_some(()));
+    lab.until("the old one is given up", 30, |lab| {
+        let nodes = lab.types(a, "kubectl get nodes").out;
+        nodes.lines().any(|l| l.starts_with(&format!("node{leader} ")) && l.contains("NotReady")).then_some(())
+    });
+    let address = lab.ok(a, "hostname -I 2>/dev/null || ip -4 -o addr show eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/'");
+    let address = address.split_whitespace().find(|a| a.starts_with("192.168.")).expect("an address").to_owned();
+    lab.ok(leader, &format!("kube-config enable-worker {address}"));
+    lab.says(a, "kubectl get nodes --no-headers | grep -c ' Ready '", "3", 60);
+    lab.three_vote(a);
+    lab.until("the wiped node votes again", 60, |lab| {
+        let info = lab.ok(leader, "kube-config info");
+        info.lines().any(|l| l.starts_with("voters: ") && l.contains(&format!("node{leader}"))).then_some(())
+    });
+}
