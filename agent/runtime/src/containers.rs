@@ -5,7 +5,6 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,9 +30,7 @@ const LOST: i32 = 137;
 /// One container.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    pub(crate) spec: ContainerSpec,
-    pub(crate) cgroup: String,
-    pub(crate) socket: PathBuf,
+    pub(crate) job: Job,
     pub(crate) dir: Dir,
     life: watch::Sender<Life>,
 }
@@ -47,16 +44,20 @@ struct Life {
 }
 
 impl Entry {
+    fn new(dir: Dir, job: Job) -> Arc<Self> {
+        Arc::new(Self { job, dir, life: watch::Sender::default() })
+    }
+
     pub(crate) fn container(&self) -> Container {
         let life = self.life.borrow();
         Container {
-            id: self.spec.id.clone(),
-            image: self.spec.image.clone(),
-            labels: self.spec.labels.clone(),
+            id: self.job.spec.id.clone(),
+            image: self.job.spec.image.clone(),
+            labels: self.job.spec.labels.clone(),
             pid: life.init.filter(|_| life.exit.is_none()).map(|p| p.pid),
             started_at: life.started_at.clone(),
             exit: life.exit.clone(),
-            log_path: self.spec.log_path.clone(),
+            log_path: self.job.spec.log_path.clone(),
         }
     }
 
@@ -115,14 +116,14 @@ impl Containers {
 
     fn pick_up(&self, dir: Dir, job: Job) {
         let state = dir.state();
-        let exit = dir.exit();
-        let entry = self.entry(dir, &job);
+        let exit = dir.exit(&job);
+        let entry = Entry::new(dir, job);
         entry.life.send_modify(|life| {
             life.init = state.as_ref().filter(|s| s.boot_id == sys::boot_id()).and_then(|s| s.init);
             life.started_at = state.as_ref().and_then(|s| s.started_at.clone());
             life.exit = exit.clone();
         });
-        self.all().insert(job.spec.id.clone(), entry.clone());
+        self.all().insert(entry.job.spec.id.clone(), entry.clone());
         // Also when `exit.json` is there: the shim may still be cleaning up.
         let shim = state.as_ref().filter(|s| s.boot_id == sys::boot_id()).and_then(|s| s.shim.pidfd());
         match shim {
@@ -135,22 +136,12 @@ impl Containers {
         }
     }
 
-    fn entry(&self, dir: Dir, job: &Job) -> Arc<Entry> {
-        Arc::new(Entry {
-            spec: job.spec.clone(),
-            cgroup: job.cgroup.clone(),
-            socket: job.socket.clone(),
-            dir,
-            life: watch::Sender::default(),
-        })
-    }
-
     /// Waits for the shim's end in the background and takes over what it left.
     fn supervise(&self, entry: Arc<Entry>, shim: OwnedFd, mut child: Option<Child>) {
         let hierarchy = self.hierarchy.clone();
         tokio::spawn(async move {
             if let Err(e) = sys::ended(shim).await {
-                tracing::error!(id = entry.spec.id, %e, "cannot wait for a shim");
+                tracing::error!(id = entry.job.spec.id, %e, "cannot wait for a shim");
             }
             let done = tokio::task::spawn_blocking(move || {
                 if let Some(child) = &mut child {
@@ -175,7 +166,7 @@ impl Containers {
     }
 
     pub(crate) fn uses_image(&self, image: &str) -> bool {
-        self.all().values().any(|e| e.spec.image == image)
+        self.all().values().any(|e| e.job.spec.image == image)
     }
 
     /// Puts a new container on record; from here on its image is in use.
@@ -193,9 +184,12 @@ impl Containers {
             io::ErrorKind::AlreadyExists => Error::Start(format!("container {} exists already", job.spec.id)),
             _ => Error::Node(format!("make {}: {e}", dir.path().display())),
         })?;
-        dir.write_job(&job).map_err(|e| Error::Node(format!("write the container's job: {e}")))?;
-        let entry = self.entry(dir, &job);
-        self.all().insert(job.spec.id.clone(), entry.clone());
+        if let Err(e) = dir.write_job(&job) {
+            let _ = fs::remove_dir_all(dir.path());
+            return Err(Error::Node(format!("write the container's job: {e}")));
+        }
+        let entry = Entry::new(dir, job);
+        self.all().insert(entry.job.spec.id.clone(), entry.clone());
         Ok(entry)
     }
 
@@ -317,23 +311,25 @@ fn never_ran(entry: &Entry, why: &str) {
         finished_at: sys::now(),
         error: Some(why.to_owned()),
     };
-    if let Err(e) = entry.dir.write_exit(&exit) {
-        tracing::error!(id = entry.spec.id, %e, "cannot record an exit");
+    if let Err(e) = entry.dir.write_exit(&entry.job, &exit) {
+        tracing::error!(id = entry.job.spec.id, %e, "cannot record an exit");
     }
     entry.life.send_modify(|life| life.exit = Some(exit));
 }
 
 /// After a shim's end: publishes the exit it left, or makes one up and ends what it left running.
 fn conclude(entry: &Entry, hierarchy: &Hierarchy, state: Option<&State>) {
-    let exit = entry.dir.exit().unwrap_or_else(|| {
-        let oom_killed = hierarchy.oom_kills(&entry.cgroup) > 0;
+    let exit = entry.dir.exit(&entry.job).unwrap_or_else(|| {
+        let oom_killed = hierarchy.oom_kills(&entry.job.cgroup) > 0;
         let why = match state {
             Some(state) if state.boot_id != sys::boot_id() => "the node was restarted",
             Some(State { init: Some(_), .. }) => "its shim was lost",
             _ => "it was not started: the agent or its shim was stopped",
         };
-        if let Err(e) = hierarchy.kill_all(&entry.cgroup).and_then(|()| hierarchy.remove(&entry.cgroup)) {
-            tracing::error!(id = entry.spec.id, %e, "cannot clean up after a lost shim");
+        if let Err(e) =
+            hierarchy.kill_all(&entry.job.cgroup).and_then(|()| hierarchy.remove(&entry.job.cgroup))
+        {
+            tracing::error!(id = entry.job.spec.id, %e, "cannot clean up after a lost shim");
         }
         let exit = Exit {
             code: LOST,
@@ -342,8 +338,8 @@ fn conclude(entry: &Entry, hierarchy: &Hierarchy, state: Option<&State>) {
             finished_at: sys::now(),
             error: Some(why.to_owned()),
         };
-        if let Err(e) = entry.dir.write_exit(&exit) {
-            tracing::error!(id = entry.spec.id, %e, "cannot record an exit");
+        if let Err(e) = entry.dir.write_exit(&entry.job, &exit) {
+            tracing::error!(id = entry.job.spec.id, %e, "cannot record an exit");
         }
         exit
     });
@@ -351,9 +347,10 @@ fn conclude(entry: &Entry, hierarchy: &Hierarchy, state: Option<&State>) {
 }
 
 fn clean(entry: &Entry, hierarchy: &Hierarchy) -> io::Result<()> {
-    hierarchy.kill_all(&entry.cgroup)?;
-    hierarchy.remove(&entry.cgroup)?;
-    let _ = fs::remove_file(&entry.socket);
+    hierarchy.kill_all(&entry.job.cgroup)?;
+    hierarchy.remove(&entry.job.cgroup)?;
+    let _ = fs::remove_file(&entry.job.socket);
+    let _ = fs::remove_file(entry.job.spare_exit());
     // The job goes first: a folder without one is litter, and the next start takes it away.
     match fs::remove_file(entry.dir.join("job.json")) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),

@@ -85,7 +85,7 @@ fn run(dir: &Dir, args: &[OsString]) -> io::Result<()> {
             let _ = hierarchy.kill_all(&job.cgroup);
             let _ = hierarchy.remove(&job.cgroup);
             let _ = fs::remove_file(&job.socket);
-            dir.write_exit(&exit)?;
+            dir.write_exit(&job, &exit)?;
             let _ = control::send(control.as_fd(), &Report::Failed(why), &[]);
             Ok(())
         }
@@ -161,7 +161,8 @@ impl Running {
         }
         let oom_killed = hierarchy.oom_kills(&job.cgroup) > 0;
         self.io.finish();
-        dir.write_exit(&Exit { code, signal, oom_killed, finished_at: sys::now(), error: None })?;
+        let exit = Exit { code, signal, oom_killed, finished_at: sys::now(), error: None };
+        dir.write_exit(job, &exit)?;
         // Deleting removes the cgroup with its counters, so it comes last.
         if let Err(e) = self.container.delete(true) {
             eprintln!("shim: delete: {}", sys::chain(&e));

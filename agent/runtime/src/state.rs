@@ -29,6 +29,13 @@ pub(crate) struct Job {
     pub(crate) socket: PathBuf,
 }
 
+impl Job {
+    /// Beside the socket, which is in memory.
+    pub(crate) fn spare_exit(&self) -> PathBuf {
+        self.socket.with_extension("exit")
+    }
+}
+
 /// A shim and, once it runs, its container's main process.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub(crate) struct State {
@@ -97,12 +104,16 @@ impl Dir {
         sys::write_volatile(&self.0.join("state.json"), &serde_json::to_vec(state)?)
     }
 
-    pub(crate) fn exit(&self) -> Option<Exit> {
-        read(&self.0.join("exit.json")).ok()
+    /// The recorded exit, wherever there was room for it.
+    pub(crate) fn exit(&self, job: &Job) -> Option<Exit> {
+        read(&self.0.join("exit.json")).or_else(|_| read(&job.spare_exit())).ok()
     }
 
-    pub(crate) fn write_exit(&self, exit: &Exit) -> io::Result<()> {
-        sys::write_atomic(&self.0.join("exit.json"), &serde_json::to_vec(exit)?)
+    /// Records an exit. On a full card it goes to memory, where a later agent of this boot still finds it.
+    pub(crate) fn write_exit(&self, job: &Job, exit: &Exit) -> io::Result<()> {
+        let text = serde_json::to_vec(exit)?;
+        sys::write_atomic(&self.0.join("exit.json"), &text)
+            .or_else(|_| sys::write_volatile(&job.spare_exit(), &text))
     }
 }
 

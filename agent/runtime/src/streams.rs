@@ -95,10 +95,12 @@ pub(crate) async fn exec(helper: &Path, entry: &Entry, spec: ExecSpec) -> Result
         .map_err(|e| failed("run the exec helper", &e))?;
     let control = Control::new(ours).map_err(|e| failed("use a socket", &e))?;
     control.send(&spec).await.map_err(|e| failed("talk to the exec helper", &e))?;
-    let report = tokio::time::timeout(START_TIMEOUT, control.report())
-        .await
-        .map_err(|_| Error::Start(format!("the command did not start within {START_TIMEOUT:?}")))?
-        .map_err(|e| failed("talk to the exec helper", &e))?;
+    let Ok(report) = tokio::time::timeout(START_TIMEOUT, control.report()).await else {
+        // Stuck before it looks at its socket.
+        let _ = child.start_kill();
+        return Err(Error::Start(format!("the command did not start within {START_TIMEOUT:?}")));
+    };
+    let report = report.map_err(|e| failed("talk to the exec helper", &e))?;
     let fds = match report {
         Some((Report::Started { .. }, fds)) => fds,
         Some((Report::Failed(why), _)) => return Err(Error::Start(why)),
@@ -191,9 +193,9 @@ impl AsyncWrite for Input {
 
 /// Attaches to a container's main process.
 pub(crate) async fn attach(entry: Arc<Entry>, stdin: bool) -> Result<Streams, Error> {
-    let socket = UnixStream::connect(&entry.socket)
+    let socket = UnixStream::connect(&entry.job.socket)
         .await
-        .map_err(|e| Error::Start(format!("attach to container {}: {e}", entry.spec.id)))?;
+        .map_err(|e| Error::Start(format!("attach to container {}: {e}", entry.job.spec.id)))?;
     let (from_shim, to_shim) = socket.into_split();
     let (stdout, out) = tokio::io::duplex(BUFFER);
     let (stderr, err) = tokio::io::duplex(BUFFER);
@@ -201,7 +203,7 @@ pub(crate) async fn attach(entry: Arc<Entry>, stdin: bool) -> Result<Streams, Er
     let over = Arc::new(AtomicBool::new(false));
     let (resize, sizes) = mpsc::channel(RESIZES);
     let (sender, exit) = oneshot::channel();
-    let tty = entry.spec.tty;
+    let tty = entry.job.spec.tty;
     let input = stdin.then(|| Input { inner: input, over: over.clone() });
     tokio::spawn(async move {
         let mut sender = sender;

@@ -378,6 +378,15 @@ async fn images_come_from_a_registry() {
 
     let by_digest = w.runtime.pull(&format!("{}/a/b@{digest}", registry.host), None, None).await.unwrap();
     assert_eq!(by_digest.id, pulled.id);
+    // What is here is not fetched again: the registry has lost it.
+    let (_, base) = registry.push("base", "1", &TestImage::new(vec![base_layer()])).await;
+    let third = Tar::new().file("hello", 0o644, b"another").bytes();
+    registry.push("c", "1", &TestImage::new(vec![base_layer(), third])).await;
+    std::fs::remove_file(registry.blob(&base)).unwrap();
+    w.runtime.pull(&format!("{}/c:1", registry.host), None, None).await.unwrap();
+    assert_eq!(layer_folders(&w).iter().filter(|n| !n.ends_with(".size")).count(), 3);
+    registry.push("base", "1", &TestImage::new(vec![base_layer()])).await;
+
     // Through a mirror, under docker.io's own name.
     registry.push("library/nginx", "latest", &image).await;
     let mirrored = w.runtime.pull("nginx", None, None).await.unwrap();

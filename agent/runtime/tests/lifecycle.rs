@@ -376,3 +376,20 @@ async fn what_never_started_is_no_running_container() {
     assert_eq!((exit.code, exit.error.as_deref()), (137, Some("the node was restarted")));
     w.end().await;
 }
+
+#[tokio::test]
+async fn a_full_card_loses_no_exit_code() {
+    let mut w = World::new().await;
+    let mut spec = w.spec("a", "read x; exit 77");
+    spec.stdin = true;
+    w.runtime.start(spec).await.unwrap();
+    // A folder in the place of the file that would be written: as good as a full card.
+    std::fs::create_dir(w.dir.path().join("lib/containers/a/exit.tmp")).unwrap();
+    let mut streams = w.runtime.attach("a", true).await.unwrap();
+    streams.stdin.as_mut().unwrap().write_all(b"go\n").await.unwrap();
+    assert_eq!(w.runtime.wait("a").await.unwrap().code, 77);
+    assert!(!w.dir.path().join("lib/containers/a/exit.json").exists());
+    w.reopen().await;
+    assert_eq!(w.runtime.wait("a").await.unwrap().code, 77);
+    w.end().await;
+}

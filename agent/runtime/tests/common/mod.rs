@@ -239,7 +239,10 @@ impl World {
         let place = self.dir.path().display().to_string();
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!mounts.contains(&place), "mounts left: {mounts}");
-        assert_eq!(std::fs::read_dir(self.dir.path().join("lib/containers")).unwrap().count(), 0);
+        for folder in ["lib/containers", "run/shims", "run/sandboxes"] {
+            let left: Vec<_> = std::fs::read_dir(self.dir.path().join(folder)).unwrap().collect();
+            assert!(left.is_empty(), "left in {folder}: {left:?}");
+        }
         let cgroups = cgroups(&self.cgroup_root);
         for dir in &cgroups {
             let below = std::fs::read_dir(dir).unwrap().flatten().filter(|e| e.path().is_dir()).count();
