@@ -5,6 +5,7 @@ use crate::pipe::pump;
 use rustix::net::sockopt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -18,15 +19,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 const MAX_TRIES: usize = 4;
 /// When file descriptors run out, accepting again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Finds out that a client or endpoint vanished without a word.
+/// The kernel's two hours would keep a dead client's connection for too long.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_PROBES: u32 = 4;
 
 /// Listens on an address. Must be called in the runtime.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
+    prepare(&socket)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -75,7 +75,7 @@ fn refuse(client: &TcpStream) {
 async fn forward(client: &TcpStream, from: SocketAddr, lead: &Lead, shared: &Shared) {
     let Some((server, endpoint)) = connect(from, lead).await else { return refuse(client) };
     let _counted = Counted { lead, endpoint };
-    if let Err(error) = prepare(client).and_then(|()| prepare(&server)) {
+    if let Err(error) = prepare(&server) {
         tracing::debug!(%error, "cannot set options of a connection");
     }
     let both = async {
@@ -107,13 +107,12 @@ async fn connect(client: SocketAddr, lead: &Lead) -> Option<(TcpStream, SocketAd
     None
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    // What comes in goes out: waiting for more here would only add to the sender's own delay.
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
-    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
-    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+/// What comes in goes out: waiting for more here would only add to the sender's own delay. Keepalive finds out that the
+/// other side vanished without a word. Accepted sockets inherit this from the listener.
+fn prepare(socket: impl AsFd) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
     Ok(())
 }
 
