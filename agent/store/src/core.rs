@@ -92,6 +92,8 @@ pub(crate) struct Core {
     held: VecDeque<(u64, Vec<Message>)>,
     /// A snapshot that is being written: its Ready's number and its index. Raft must not campaign meanwhile.
     installing: Option<(u64, u64)>,
+    /// The Ready that changed term or vote last.
+    vote_number: u64,
     number: u64,
     out: Output,
     now: u64,
@@ -150,6 +152,7 @@ impl Core {
             outstanding: VecDeque::new(),
             held: VecDeque::new(),
             installing: None,
+            vote_number: 0,
             number: 0,
             out: Output::default(),
             now: 0,
@@ -385,12 +388,16 @@ impl Core {
         let number = ready.number();
         self.number = number;
         if let Some(hard_state) = ready.hs() {
+            let (term, vote) = (self.hard_state.term, self.hard_state.vote);
+            if (term, vote) != (hard_state.term, hard_state.vote) {
+                self.vote_number = number;
+            }
             self.hard_state = hard_state.clone();
         }
         if ready.ss().is_some_and(|soft| soft.raft_state != StateRole::Leader) {
             self.lost_leadership();
         }
-        self.out.messages.append(&mut ready.take_messages());
+        self.lead(number, ready.take_messages());
         self.hold(number, ready.take_persisted_messages());
         if !ready.snapshot().is_empty() {
             self.install(number, ready.snapshot().clone());
@@ -404,6 +411,17 @@ impl Core {
         self.raw.advance_append_async(ready);
         self.release();
         self.apply(committed);
+    }
+
+    /// A leader's messages go at once, once its vote for itself is on disk. Raft takes that for granted, but a lone
+    /// voter leads in the same breath as it votes: were the vote lost, it could lead the same term twice.
+    fn lead(&mut self, number: u64, messages: Vec<Message>) {
+        let saved = self.outstanding.front().map_or(number, |&n| n) > self.vote_number;
+        if saved || messages.is_empty() {
+            self.out.messages.extend(messages);
+        } else {
+            self.held.push_back((number, messages));
+        }
     }
 
     /// Messages that promise something wait for the disk; those that promise nothing go at once, so that a slow disk
