@@ -425,12 +425,16 @@ fn a_lone_voter_is_silent_until_its_vote_is_on_disk() {
     let mut sim = Sim::new(1, 1);
     sim.start(2, FakeDisk::default());
     sim.change_until_done(Change::AddLearner(2));
+    // The snapshot knows the learner, so it is known from the start.
+    while sim.snapshots < 2 {
+        sim.write();
+        sim.step();
+    }
     sim.crash(1);
     sim.restart(1);
     let core = sim.nodes.get_mut(&1).unwrap().core.as_mut().unwrap();
     core.campaign_if_alone();
     let output = core.poll();
-    // It has taken up the configuration with the learner only by applying the log, which is on disk already.
     assert_eq!(core.role(), Role::Leader);
     let Some(Job::Append { number, hard_state, .. }) = output.jobs.first() else { panic!("{output:?}") };
     assert_eq!((hard_state.vote, output.messages), (1, vec![]));
