@@ -71,8 +71,10 @@ impl Kept {
         let n = rustix::io::pread(&self.0, &mut bytes, 0).unwrap_or(0);
         let text = String::from_utf8_lossy(&bytes[..n]);
         match text.lines().next().map(str::trim) {
-            Some(detail) if !detail.is_empty() && !why.contains(detail) => format!("{why} ({detail})"),
-            _ => why,
+            // Our own last steps say all there is to say.
+            Some(detail) if detail.is_empty() || detail.starts_with("failed to execute payload") => why,
+            Some(detail) => format!("{why} ({detail})"),
+            None => why,
         }
     }
 }
