@@ -83,9 +83,9 @@ fn attaching_again_changes_nothing_and_mends_what_is_broken() {
     let network = node.start(&config);
     let (pod, other) = (Ns::new(), Ns::new());
     let address = node.attach(&network, "pod", &pod);
-    let before = pod.ip("-o address show dev eth0");
+    let before = pod.ip("-4 -o address show dev eth0");
     assert_eq!(node.attach(&network, "pod", &pod), address);
-    assert_eq!(pod.ip("-o address show dev eth0"), before);
+    assert_eq!(pod.ip("-4 -o address show dev eth0"), before);
 
     pod.ip("address flush dev eth0");
     pod.ip("link set eth0 down");
