@@ -21,12 +21,19 @@ pub(crate) fn reconcile(cx: &mut Context<'_>) -> Outcome {
     let mut taken: BTreeSet<Ipv4Net> = cx.world.nodes.all().filter_map(cidr_of).collect();
     taken.extend(cx.world.cidr_claims.values().copied());
     let mut outcome = Outcome::default();
-    for node in cx.world.nodes.all().filter(|n| cidr_of(n).is_none() && n.metadata.deletion_timestamp.is_none()) {
+    for node in
+        cx.world.nodes.all().filter(|n| cidr_of(n).is_none() && n.metadata.deletion_timestamp.is_none())
+    {
         let name = node.metadata.name.clone().unwrap_or_default();
         let claimed = cx.world.cidr_claims.get(&name).copied();
         let Some(cidr) = claimed.or_else(|| lowest_free(cx.config.cluster_cidr, &taken)) else {
             let message = format!("Node {name} status is now: CIDRNotAvailable");
-            outcome.writes.push(Write::Tell(Event::normal("cidrAllocator", node, "CIDRNotAvailable", message)));
+            outcome.writes.push(Write::Tell(Event::normal(
+                "cidrAllocator",
+                node,
+                "CIDRNotAvailable",
+                message,
+            )));
             continue;
         };
         taken.insert(cidr);

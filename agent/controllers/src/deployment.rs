@@ -288,16 +288,14 @@ fn new_replica_set(rollout: &Rollout<'_>, replicas: i32) -> Write {
 
 /// Annotations a replica set takes over.
 fn inherited(deployment: &Deployment) -> BTreeMap<String, String> {
-    let skip = [LAST_APPLIED, REVISION, REVISION_HISTORY, DESIRED, MAXIMUM, "deprecated.deployment.rollback.to"];
+    let skip =
+        [LAST_APPLIED, REVISION, REVISION_HISTORY, DESIRED, MAXIMUM, "deprecated.deployment.rollback.to"];
     let all = deployment.metadata.annotations.clone().unwrap_or_default();
     all.into_iter().filter(|(key, _)| !skip.contains(&key.as_str())).collect()
 }
 
 fn sizes(rollout: &Rollout<'_>) -> [(String, String); 2] {
-    [
-        (DESIRED.to_owned(), rollout.want.to_string()),
-        (MAXIMUM.to_owned(), rollout.maximum().to_string()),
-    ]
+    [(DESIRED.to_owned(), rollout.want.to_string()), (MAXIMUM.to_owned(), rollout.maximum().to_string())]
 }
 
 fn next_revision(rollout: &Rollout<'_>) -> i64 {
@@ -345,7 +343,8 @@ fn scale(rollout: &Rollout<'_>, rs: &ReplicaSet, to: i32) -> Write {
     });
     let direction = if to > from { "up" } else { "down" };
     let message = format!("Scaled {direction} replica set {name} from {from} to {to}");
-    let done = (to != from).then(|| Event::normal(COMPONENT, rollout.deployment, "ScalingReplicaSet", message));
+    let done =
+        (to != from).then(|| Event::normal(COMPONENT, rollout.deployment, "ScalingReplicaSet", message));
     Write::Patch { target: Target::of(rs), patch, done }
 }
 

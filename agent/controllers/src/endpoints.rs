@@ -2,7 +2,8 @@
 
 use k8s_openapi::{
     api::core::v1::{
-        EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Node, ObjectReference, Pod, Service, ServicePort,
+        EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Node, ObjectReference, Pod, Service,
+        ServicePort,
     },
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
@@ -51,7 +52,10 @@ pub(crate) fn is_api_service(namespace: &str, name: &str) -> bool {
 /// Whether the endpoints of a service are ours to make.
 pub(crate) fn is_managed(service: &Service) -> bool {
     let meta = &service.metadata;
-    let api = is_api_service(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    let api = is_api_service(
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default(),
+    );
     let spec = service.spec.as_ref();
     let external = spec.and_then(|s| s.type_.as_deref()) == Some("ExternalName");
     let selects = spec.and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty());
@@ -61,7 +65,8 @@ pub(crate) fn is_managed(service: &Service) -> bool {
 /// All backends of a service, in the order of their addresses.
 pub(crate) fn backends(service: &Service, cx: &Context<'_>) -> Vec<Backend> {
     let meta = &service.metadata;
-    let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    let (namespace, name) =
+        (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
     let mut all: Vec<Backend> = if is_api_service(namespace, name) {
         let ports = api_ports(service, cx.config.api_port);
         cx.world.nodes.all().filter_map(|node| api_backend(node, &ports)).collect()
@@ -139,7 +144,8 @@ fn pod_port(port: &ServicePort, p: &Pod) -> Option<Port> {
 
 fn named_port(p: &Pod, name: &str, protocol: &str) -> Option<i32> {
     let spec = p.spec.as_ref()?;
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let sidecars =
+        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
     let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
     ports
         .filter(|cp| cp.protocol.as_deref().unwrap_or("TCP") == protocol)
@@ -167,7 +173,10 @@ pub(crate) fn reconcile(namespace: &str, name: &str, cx: &mut Context<'_>) -> Ou
         let gone = present.filter(|e| e.metadata.deletion_timestamp.is_none());
         return Outcome::new(gone.map(|e| Write::delete(Target::of(e))).into_iter().collect());
     };
-    if !is_managed(service) || service.metadata.deletion_timestamp.is_some() || namespace_ends(cx.world, namespace) {
+    if !is_managed(service)
+        || service.metadata.deletion_timestamp.is_some()
+        || namespace_ends(cx.world, namespace)
+    {
         return Outcome::default();
     }
     let subsets = subsets(service, &backends(service, cx));
@@ -192,7 +201,11 @@ pub(crate) fn reconcile(namespace: &str, name: &str, cx: &mut Context<'_>) -> Ou
             let new = Endpoints { metadata, subsets };
             let same = old.metadata.labels == new.metadata.labels
                 && old.subsets.clone().unwrap_or_default() == new.subsets.clone().unwrap_or_default();
-            if same || old.metadata.deletion_timestamp.is_some() { Vec::new() } else { vec![Write::update(new)] }
+            if same || old.metadata.deletion_timestamp.is_some() {
+                Vec::new()
+            } else {
+                vec![Write::update(new)]
+            }
         }
     };
     Outcome::new(writes)
@@ -203,10 +216,14 @@ fn subsets(service: &Service, backends: &[Backend]) -> Vec<EndpointSubset> {
     let mut subsets: Vec<(&[Port], EndpointSubset)> = Vec::new();
     // Endpoints have no word for an address that ends: it is left out.
     for backend in backends.iter().filter(|b| publish || !b.terminating).take(ADDRESS_BOUND) {
-        let at = subsets.iter().position(|(ports, _)| *ports == backend.ports.as_slice()).unwrap_or_else(|| {
-            subsets.push((&backend.ports, EndpointSubset { ports: subset_ports(&backend.ports), ..Default::default() }));
-            subsets.len() - 1
-        });
+        let at =
+            subsets.iter().position(|(ports, _)| *ports == backend.ports.as_slice()).unwrap_or_else(|| {
+                subsets.push((
+                    &backend.ports,
+                    EndpointSubset { ports: subset_ports(&backend.ports), ..Default::default() },
+                ));
+                subsets.len() - 1
+            });
         let subset = &mut subsets[at].1;
         let list = if backend.ready { &mut subset.addresses } else { &mut subset.not_ready_addresses };
         list.get_or_insert_default().push(EndpointAddress {

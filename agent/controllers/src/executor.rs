@@ -108,7 +108,8 @@ impl Executor {
             Write::Create { object, done, failed } => self.create(&object, done, failed).await,
             Write::Update { object, done } => {
                 let (api, name, body) = self.sendable(&object)?;
-                let answer = api.replace(&name, &PostParams::default(), &body).await.map_err(StepError::Api)?;
+                let answer =
+                    api.replace(&name, &PostParams::default(), &body).await.map_err(StepError::Api)?;
                 self.tell(done);
                 Ok(applied(object.kind(), answer))
             }
@@ -117,7 +118,8 @@ impl Executor {
             Write::Patch { target, patch, done } => {
                 let api = self.api(target.kind, &target.namespace)?;
                 let patch = Patch::Merge(patch);
-                let answer = api.patch(&target.name, &PatchParams::default(), &patch).await.map_err(StepError::Api)?;
+                let answer =
+                    api.patch(&target.name, &PatchParams::default(), &patch).await.map_err(StepError::Api)?;
                 self.tell(done);
                 Ok(applied(target.kind, answer))
             }
@@ -154,8 +156,10 @@ impl Executor {
 
     async fn replace_part(&self, part: &str, object: &Object) -> Result<Option<Change>, StepError> {
         let (api, name, body) = self.sendable(object)?;
-        let answer =
-            api.replace_subresource(part, &name, &PostParams::default(), &body).await.map_err(StepError::Api)?;
+        let answer = api
+            .replace_subresource(part, &name, &PostParams::default(), &body)
+            .await
+            .map_err(StepError::Api)?;
         Ok(applied(object.kind(), answer))
     }
 
@@ -184,7 +188,9 @@ impl Executor {
                 Ok(Some(Change::Doomed { uid: target.uid }))
             }
             // Gone, or another one of that name: either way this one is no more.
-            Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(Some(Change::Doomed { uid: target.uid })),
+            Err(error) if matches!(error.code(), Some(404 | 409)) => {
+                Ok(Some(Change::Doomed { uid: target.uid }))
+            }
             Err(error) => {
                 self.tell_failure(failed, &error);
                 Err(error)
@@ -207,7 +213,8 @@ impl Executor {
         let discovery = Discovery::new(self.client.clone()).run().await.map_err(StepError::Api)?;
         let one = ListParams::default().limit(1);
         for (resource, capabilities) in discovery.groups().flat_map(|g| g.recommended_resources()) {
-            let deletable = capabilities.supports_operation(verbs::LIST) && capabilities.supports_operation(verbs::DELETE);
+            let deletable = capabilities.supports_operation(verbs::LIST)
+                && capabilities.supports_operation(verbs::DELETE);
             if capabilities.scope != Scope::Namespaced || !deletable {
                 continue;
             }
@@ -231,7 +238,8 @@ impl Executor {
     fn sendable(&self, object: &Object) -> Result<(Api<DynamicObject>, String, DynamicObject), StepError> {
         let meta = object.meta();
         let api = self.api(object.kind(), meta.namespace.as_deref().unwrap_or_default())?;
-        let body = serde_json::from_value(object.to_json().unwrap_or(Value::Null)).map_err(StepError::Form)?;
+        let body =
+            serde_json::from_value(object.to_json().unwrap_or(Value::Null)).map_err(StepError::Form)?;
         Ok((api, meta.name.clone().unwrap_or_default(), body))
     }
 
@@ -243,7 +251,9 @@ impl Executor {
     }
 
     fn tell_failure(&self, event: Option<Event>, error: &StepError) {
-        self.tell(event.map(|event| Event { message: format!("{}{}", event.message, error.message()), ..event }));
+        self.tell(
+            event.map(|event| Event { message: format!("{}{}", event.message, error.message()), ..event }),
+        );
     }
 }
 

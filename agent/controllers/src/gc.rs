@@ -76,7 +76,8 @@ fn as_dependent(entry: &Entry, cx: &Context<'_>) -> Vec<Write> {
         writes.push(without_owners(entry, &going));
         return writes;
     }
-    let blocking = owners.iter().any(|(o, _)| matches!(o, Owner::Waiting(r) if r.block_owner_deletion == Some(true)));
+    let blocking =
+        owners.iter().any(|(o, _)| matches!(o, Owner::Waiting(r) if r.block_owner_deletion == Some(true)));
     let parent = cx.world.meta.dependents(&entry.uid).next().is_some();
     let propagation = if entry.finalizers.iter().any(|f| f == ORPHAN) {
         Propagation::Orphan
@@ -85,7 +86,13 @@ fn as_dependent(entry: &Entry, cx: &Context<'_>) -> Vec<Write> {
     } else {
         Propagation::Background
     };
-    writes.push(Write::Delete { target: Target::entry(entry), grace: None, propagation, done: None, failed: None });
+    writes.push(Write::Delete {
+        target: Target::entry(entry),
+        grace: None,
+        propagation,
+        done: None,
+        failed: None,
+    });
     writes
 }
 
@@ -107,8 +114,13 @@ fn classify<'a>(entry: &Entry, owner: &'a OwnerReference, cx: &Context<'_>) -> O
 }
 
 fn without_owners(entry: &Entry, uids: &[&str]) -> Write {
-    let owners: Vec<&OwnerReference> = entry.owners.iter().filter(|o| !uids.contains(&o.uid.as_str())).collect();
-    Write::patch_meta(Target::entry(entry), Some(&entry.resource_version), json!({ "ownerReferences": owners }))
+    let owners: Vec<&OwnerReference> =
+        entry.owners.iter().filter(|o| !uids.contains(&o.uid.as_str())).collect();
+    Write::patch_meta(
+        Target::entry(entry),
+        Some(&entry.resource_version),
+        json!({ "ownerReferences": owners }),
+    )
 }
 
 fn without_finalizer(entry: &Entry, finalizer: &str) -> Write {

@@ -26,5 +26,10 @@ pub(crate) fn template_hash(template: &PodTemplateSpec, collisions: i32) -> Stri
     if collisions > 0 {
         hasher.update(collisions.to_be_bytes());
     }
-    hasher.finalize().iter().take(10).map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect()
+    hasher
+        .finalize()
+        .iter()
+        .take(10)
+        .map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]))
+        .collect()
 }

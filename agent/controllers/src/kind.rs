@@ -38,7 +38,14 @@ pub(crate) struct Kinds {
 
 /// A kind cached as a whole.
 pub(crate) trait Typed:
-    Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + serde::Serialize + Send + Sync + 'static
+    Resource<DynamicType = ()>
+    + Clone
+    + std::fmt::Debug
+    + DeserializeOwned
+    + serde::Serialize
+    + Send
+    + Sync
+    + 'static
 {
     /// Its place.
     const KIND: KindId;

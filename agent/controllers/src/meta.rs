@@ -72,7 +72,12 @@ impl MetaIndex {
     }
 
     /// What a list at `version` no longer has. Objects newer than the list stay.
-    pub(crate) fn missing(&self, kind: KindId, version: u64, listed: &HashSet<(String, String)>) -> Vec<Place> {
+    pub(crate) fn missing(
+        &self,
+        kind: KindId,
+        version: u64,
+        listed: &HashSet<(String, String)>,
+    ) -> Vec<Place> {
         let first = (kind, String::new(), String::new());
         let of_kind = self.by_place.range(first..).take_while(|(place, _)| place.0 == kind);
         of_kind

@@ -13,7 +13,11 @@ const FINALIZER: &str = "kubernetes";
 /// Reconciles one namespace.
 pub(crate) fn reconcile(name: &str, cx: &mut Context<'_>) -> Outcome {
     let Some(namespace) = cx.world.namespaces.get("", name) else { return Outcome::default() };
-    let held = namespace.spec.as_ref().and_then(|s| s.finalizers.as_ref()).is_some_and(|f| f.iter().any(|f| f == FINALIZER));
+    let held = namespace
+        .spec
+        .as_ref()
+        .and_then(|s| s.finalizers.as_ref())
+        .is_some_and(|f| f.iter().any(|f| f == FINALIZER));
     if namespace.metadata.deletion_timestamp.is_none() || !held {
         return Outcome::default();
     }

@@ -119,7 +119,11 @@ fn taint(node: &Node, silent: bool, cx: &Context<'_>) -> Option<Write> {
     let taints = exchange(present, key, cx.time())?;
     // Guarded by the taints themselves, not by the version: the status was perhaps written a moment ago.
     let taints = Some(taints).filter(|t| !t.is_empty());
-    Some(Write::Patch { target: Target::of(node), patch: json!({ "spec": { "taints": taints } }), done: None })
+    Some(Write::Patch {
+        target: Target::of(node),
+        patch: json!({ "spec": { "taints": taints } }),
+        done: None,
+    })
 }
 
 /// Deletes the pods that do not bear the node's NoExecute taints any longer.
@@ -142,7 +146,12 @@ fn evict(node: &Node, silent: Option<Instant>, pods: &[&Pod], cx: &Context<'_>, 
 }
 
 /// Since when a taint is there, and how long a pod that says nothing about it may stay.
-fn taint_age(node: &Node, taint: &Taint, silent: Option<Instant>, cx: &Context<'_>) -> Option<(Instant, Duration)> {
+fn taint_age(
+    node: &Node,
+    taint: &Taint,
+    silent: Option<Instant>,
+    cx: &Context<'_>,
+) -> Option<(Instant, Duration)> {
     let beat = cx.world.heartbeats.get(name(node))?;
     match taint.key.as_str() {
         NOT_READY | UNREACHABLE => {
@@ -171,7 +180,9 @@ fn patience_of(p: &Pod, taint: &Taint, unsaid: Duration, node_gone: bool) -> Opt
 }
 
 fn eviction(p: &Pod, node_gone: bool) -> Option<Write> {
-    if p.metadata.deletion_timestamp.is_some() && (!node_gone || p.metadata.deletion_grace_period_seconds == Some(0)) {
+    if p.metadata.deletion_timestamp.is_some()
+        && (!node_gone || p.metadata.deletion_grace_period_seconds == Some(0))
+    {
         return None;
     }
     let meta = &p.metadata;

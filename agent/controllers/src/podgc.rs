@@ -50,4 +50,3 @@ pub(crate) fn reconcile_event(uid: &str, cx: &mut Context<'_>) -> Outcome {
     }
     Outcome { again: Some(left).filter(|left| !left.is_zero()), ..Outcome::default() }
 }
-

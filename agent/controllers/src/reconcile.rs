@@ -6,12 +6,13 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 
 use crate::{
-    Config, cidr, deployment, endpoints, gc, namespace, node, podgc, replicas, slices,
-    world::World,
+    Config, cidr, deployment, endpoints, gc, namespace, node, podgc, replicas, slices, world::World,
     write::Outcome,
 };
 
 /// Which controller.
+// A replication controller is called so.
+#[allow(clippy::enum_variant_names)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Controller {
     /// By deployment.

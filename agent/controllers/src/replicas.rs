@@ -79,23 +79,24 @@ pub(crate) fn reconcile_replica_set(namespace: &str, name: &str, cx: &mut Contex
             available_replicas: positive(counts.available),
             terminating_replicas: positive(counts.terminating),
             observed_generation: set.metadata.generation,
-            conditions: with_condition(old.conditions.as_deref(), failure, |c| &c.type_, |a, b| {
-                (&a.reason, &a.message) == (&b.reason, &b.message)
-            }),
+            conditions: with_condition(
+                old.conditions.as_deref(),
+                failure,
+                |c| &c.type_,
+                |a, b| (&a.reason, &a.message) == (&b.reason, &b.message),
+            ),
         };
         if set.status.as_ref() != Some(&status) {
-            outcome.writes.insert(0, Write::update_status(ReplicaSet { status: Some(status), ..set.clone() }));
+            outcome
+                .writes
+                .insert(0, Write::update_status(ReplicaSet { status: Some(status), ..set.clone() }));
         }
     }
     outcome
 }
 
 /// Reconciles one ReplicationController.
-pub(crate) fn reconcile_replication_controller(
-    namespace: &str,
-    name: &str,
-    cx: &mut Context<'_>,
-) -> Outcome {
+pub(crate) fn reconcile_replication_controller(namespace: &str, name: &str, cx: &mut Context<'_>) -> Outcome {
     let Some(rc) = cx.world.replication_controllers.get(namespace, name) else { return Outcome::default() };
     let Some(spec) = &rc.spec else { return Outcome::default() };
     let labels = spec.template.as_ref().and_then(|t| t.metadata.as_ref()?.labels.clone());
@@ -127,12 +128,18 @@ pub(crate) fn reconcile_replication_controller(
             ready_replicas: positive(counts.ready),
             available_replicas: positive(counts.available),
             observed_generation: rc.metadata.generation,
-            conditions: with_condition(old.conditions.as_deref(), failure, |c| &c.type_, |a, b| {
-                (&a.reason, &a.message) == (&b.reason, &b.message)
-            }),
+            conditions: with_condition(
+                old.conditions.as_deref(),
+                failure,
+                |c| &c.type_,
+                |a, b| (&a.reason, &a.message) == (&b.reason, &b.message),
+            ),
         };
         if rc.status.as_ref() != Some(&status) {
-            outcome.writes.insert(0, Write::update_status(ReplicationController { status: Some(status), ..rc.clone() }));
+            outcome.writes.insert(
+                0,
+                Write::update_status(ReplicationController { status: Some(status), ..rc.clone() }),
+            );
         }
     }
     outcome
@@ -149,7 +156,8 @@ fn reconcile<K: Typed>(view: &Replicas<'_>, object: &K, cx: &mut Context<'_>) ->
             return (Outcome::new(claims), None);
         }
     }
-    let owned: Vec<&Pod> = cx.world.pods.in_namespace(namespace).filter(|p| is_owned(p, &view.owner.uid)).collect();
+    let owned: Vec<&Pod> =
+        cx.world.pods.in_namespace(namespace).filter(|p| is_owned(p, &view.owner.uid)).collect();
     let active: Vec<&Pod> = owned.iter().copied().filter(|p| pod::is_active(p)).collect();
     let mut outcome = Outcome::default();
     let counts = count(view, &owned, &active, cx, &mut outcome);
@@ -190,7 +198,13 @@ fn claim(view: &Replicas<'_>, namespace: &str, world: &World) -> Vec<Write> {
         .collect()
 }
 
-fn count(view: &Replicas<'_>, owned: &[&Pod], active: &[&Pod], cx: &Context<'_>, outcome: &mut Outcome) -> Counts {
+fn count(
+    view: &Replicas<'_>,
+    owned: &[&Pod],
+    active: &[&Pod],
+    cx: &Context<'_>,
+    outcome: &mut Outcome,
+) -> Counts {
     let template = view.template.and_then(|t| t.metadata.as_ref()?.labels.as_ref());
     let mut counts = Counts { replicas: number(active.len()), ..Counts::default() };
     counts.terminating = number(

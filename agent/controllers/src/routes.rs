@@ -42,7 +42,9 @@ fn by_kind(world: &World, object: &Object, gone: bool, keys: &mut Vec<Key>) {
             keys.push(Key::new(Controller::ReplicaSet, namespace, name));
             deployments(world, meta, keys);
         }
-        Object::ReplicationController(_) => keys.push(Key::new(Controller::ReplicationController, namespace, name)),
+        Object::ReplicationController(_) => {
+            keys.push(Key::new(Controller::ReplicationController, namespace, name))
+        }
         Object::Deployment(_) => keys.push(Key::new(Controller::Deployment, namespace, name)),
         Object::Service(_) | Object::Endpoints(_) => service(namespace, name, keys),
         Object::EndpointSlice(slice) => {
@@ -79,7 +81,11 @@ fn by_node(world: &World, name: &str, gone: bool, keys: &mut Vec<Key>) {
 
 fn pod_key(controller: Controller, p: &Pod) -> Key {
     let meta = &p.metadata;
-    Key::new(controller, meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+    Key::new(
+        controller,
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default(),
+    )
 }
 
 fn by_pod(world: &World, p: &Pod, keys: &mut Vec<Key>) {
@@ -185,4 +191,3 @@ fn by_meta(world: &World, object: &Object, gone: bool, keys: &mut Vec<Key>) {
         }
     }
 }
-

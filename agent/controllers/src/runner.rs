@@ -183,12 +183,14 @@ async fn discover(client: &Client) -> Kinds {
             Ok(discovery) => {
                 let mut kinds = Kinds::typed();
                 for (resource, capabilities) in discovery.groups().flat_map(|g| g.recommended_resources()) {
-                    let usable =
-                        [verbs::LIST, verbs::WATCH, verbs::DELETE].iter().all(|v| capabilities.supports_operation(v));
+                    let usable = [verbs::LIST, verbs::WATCH, verbs::DELETE]
+                        .iter()
+                        .all(|v| capabilities.supports_operation(v));
                     // The same events under a second name.
                     let twice = resource.group == "events.k8s.io";
                     if usable && !twice {
-                        kinds.push(KindInfo { resource, namespaced: capabilities.scope == Scope::Namespaced });
+                        kinds
+                            .push(KindInfo { resource, namespaced: capabilities.scope == Scope::Namespaced });
                     }
                 }
                 return kinds;
@@ -211,7 +213,8 @@ fn spawn_watches(client: &Client, kinds: &Kinds, changes: &mpsc::Sender<Change>,
     for_each_typed!(spawn);
     for (kind, info) in kinds.untyped() {
         let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client.clone(), &info.resource);
-        let wrap = move |object: PartialObjectMeta<DynamicObject>| Object::Meta(kind, Box::new(object.metadata));
+        let wrap =
+            move |object: PartialObjectMeta<DynamicObject>| Object::Meta(kind, Box::new(object.metadata));
         tasks.spawn(list_watch(kind, api, wrap, changes.clone()));
     }
 }

@@ -43,7 +43,12 @@ pub(crate) fn reconcile(namespace: &str, name: &str, cx: &mut Context<'_>) -> Ou
     Outcome::new(writes(service, &own, backends(service, cx), cx))
 }
 
-fn writes(service: &Service, own: &[&EndpointSlice], backends: Vec<Backend>, cx: &mut Context<'_>) -> Vec<Write> {
+fn writes(
+    service: &Service,
+    own: &[&EndpointSlice],
+    backends: Vec<Backend>,
+    cx: &mut Context<'_>,
+) -> Vec<Write> {
     let mut groups: BTreeMap<Vec<Port>, Vec<Endpoint>> = BTreeMap::new();
     for backend in backends {
         groups.entry(backend.ports.clone()).or_default().push(endpoint(backend));
@@ -105,12 +110,18 @@ fn place<'a>(
 
 fn changed(service: &Service, old: &EndpointSlice, endpoints: Vec<Endpoint>) -> Option<Write> {
     let labels = Some(labels(service));
-    let same = old.metadata.labels == labels && old.endpoints.as_deref().unwrap_or_default() == endpoints.as_slice();
+    let same =
+        old.metadata.labels == labels && old.endpoints.as_deref().unwrap_or_default() == endpoints.as_slice();
     let metadata = ObjectMeta { labels, ..old.metadata.clone() };
     (!same).then(|| Write::update(EndpointSlice { metadata, endpoints: Some(endpoints), ..old.clone() }))
 }
 
-fn new_slice(service: &Service, ports: &[Port], endpoints: Vec<Endpoint>, cx: &mut Context<'_>) -> EndpointSlice {
+fn new_slice(
+    service: &Service,
+    ports: &[Port],
+    endpoints: Vec<Endpoint>,
+    cx: &mut Context<'_>,
+) -> EndpointSlice {
     let meta = &service.metadata;
     let name = meta.name.as_deref().unwrap_or_default();
     let api = is_api_service(meta.namespace.as_deref().unwrap_or_default(), name);

@@ -48,7 +48,8 @@ pub(crate) fn exchange(
     now: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time,
 ) -> Option<Vec<Taint>> {
     let ours = |t: &&Taint| [NOT_READY, UNREACHABLE].contains(&t.key.as_str());
-    let mut wanted: Vec<Taint> = present.iter().filter(|t| !ours(t) || Some(t.key.as_str()) == key).cloned().collect();
+    let mut wanted: Vec<Taint> =
+        present.iter().filter(|t| !ours(t) || Some(t.key.as_str()) == key).cloned().collect();
     for effect in [NO_SCHEDULE, NO_EXECUTE] {
         let Some(key) = key else { break };
         if !wanted.iter().any(|t| t.key == key && t.effect == effect) {

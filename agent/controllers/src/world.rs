@@ -165,7 +165,14 @@ impl World {
                 let (namespace, name) =
                     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
                 self.forget(&object);
-                if known { vec![Diff { old: self.take(object.kind(), &namespace, &name).or(Some(object)), new: None }] } else { Vec::new() }
+                if known {
+                    vec![Diff {
+                        old: self.take(object.kind(), &namespace, &name).or(Some(object)),
+                        new: None,
+                    }]
+                } else {
+                    Vec::new()
+                }
             }
             Change::Doomed { uid } => self.doom(&uid).into_iter().collect(),
         }
@@ -174,7 +181,9 @@ impl World {
     fn replace(&mut self, kind: KindId, version: u64, objects: Vec<Object>, now: Instant) -> Vec<Diff> {
         let listed: HashSet<_> = objects
             .iter()
-            .map(|o| (o.meta().namespace.clone().unwrap_or_default(), o.meta().name.clone().unwrap_or_default()))
+            .map(|o| {
+                (o.meta().namespace.clone().unwrap_or_default(), o.meta().name.clone().unwrap_or_default())
+            })
             .collect();
         let missing = self.meta.missing(kind, version, &listed);
         let mut diffs: Vec<Diff> = missing.iter().filter_map(|place| self.drop_missing(place)).collect();
@@ -284,7 +293,11 @@ impl World {
     }
 
     fn heartbeat(&mut self, node: &str, now: Instant) -> &mut Heartbeat {
-        self.heartbeats.entry(node.to_owned()).or_insert(Heartbeat { changed: now, unready: None, taints: BTreeMap::new() })
+        self.heartbeats.entry(node.to_owned()).or_insert(Heartbeat {
+            changed: now,
+            unready: None,
+            taints: BTreeMap::new(),
+        })
     }
 
     fn forget(&mut self, object: &Object) {

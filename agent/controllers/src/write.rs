@@ -63,7 +63,13 @@ pub(crate) enum Write {
     /// JSON merge patch. It should carry the resource version it was computed from.
     Patch { target: Target, patch: Value, done: Option<Event> },
     /// Deletes exactly this object (by uid).
-    Delete { target: Target, grace: Option<u32>, propagation: Propagation, done: Option<Event>, failed: Option<Event> },
+    Delete {
+        target: Target,
+        grace: Option<u32>,
+        propagation: Propagation,
+        done: Option<Event>,
+        failed: Option<Event>,
+    },
     /// Goes on only if the API itself says that this object (by uid) does not exist.
     RequireAbsent { target: Target },
     /// Goes on only if the API itself says that a namespace is empty.
@@ -93,7 +99,13 @@ impl Write {
 
     /// Deletes without waiting for a kubelet that may never answer.
     pub(crate) fn force_delete(target: Target) -> Self {
-        Self::Delete { target, grace: Some(0), propagation: Propagation::Background, done: None, failed: None }
+        Self::Delete {
+            target,
+            grace: Some(0),
+            propagation: Propagation::Background,
+            done: None,
+            failed: None,
+        }
     }
 
     /// Patches metadata, guarded by the resource version.

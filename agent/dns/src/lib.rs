@@ -59,7 +59,7 @@ pub enum Error {
 /// Answers until `shutdown`.
 pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
     let domain = zone::parse_domain(&config.domain).ok_or_else(|| Error::Domain(config.domain.clone()))?;
-    let server = server::Server::bind(&config, domain).await?;
+    let server = server::Server::bind(&config, domain)?;
     server.run(client, shutdown).await;
     Ok(())
 }

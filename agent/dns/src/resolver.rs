@@ -57,14 +57,17 @@ pub(crate) fn resolve(zone: &Zone, name: &Name, kind: RecordType, turn: usize) -
         return Resolution::Here(in_zone(zone, name, kind, turn));
     }
     match reverse_address(name) {
-        Some(ip) if zone.reverse.iter().any(|net| net.contains(&ip)) => Resolution::Here(pointer(zone, name, kind, ip)),
+        Some(ip) if zone.reverse.iter().any(|net| net.contains(&ip)) => {
+            Resolution::Here(pointer(zone, name, kind, ip))
+        }
         _ => Resolution::Upstream,
     }
 }
 
 /// Whether a name is the zone's business even while the zone is not known yet.
 pub(crate) fn is_ours(domain: &Name, reverse: &[ipnet::Ipv4Net], name: &Name) -> bool {
-    domain.zone_of(name) || reverse_address(name).is_some_and(|ip| reverse.iter().any(|net| net.contains(&ip)))
+    domain.zone_of(name)
+        || reverse_address(name).is_some_and(|ip| reverse.iter().any(|net| net.contains(&ip)))
 }
 
 fn in_zone(zone: &Zone, name: &Name, kind: RecordType, turn: usize) -> Answer {
@@ -108,7 +111,9 @@ fn fill(answer: &mut Answer, zone: &Zone, owner: Name, kind: RecordType, found: 
         Found::Address(mut ips) if asked(RecordType::A) => {
             let by = turn % ips.len().max(1);
             ips.rotate_left(by);
-            answer.records.extend(ips.into_iter().map(|ip| Record::from_rdata(owner.clone(), TTL, RData::A(A(ip)))));
+            answer
+                .records
+                .extend(ips.into_iter().map(|ip| Record::from_rdata(owner.clone(), TTL, RData::A(A(ip)))));
         }
         Found::Services(list) if asked(RecordType::SRV) => {
             let weight = u16::try_from(100 / list.len().max(1)).unwrap_or(0).max(1);
@@ -131,7 +136,8 @@ fn fill(answer: &mut Answer, zone: &Zone, owner: Name, kind: RecordType, found: 
 fn find<'a>(zone: &'a Zone, name: &Name) -> Found<'a> {
     let lower = name.to_lowercase();
     let own = usize::from(lower.num_labels() - zone.domain.num_labels());
-    let labels: Option<Vec<&str>> = lower.iter().take(own).map(|label| std::str::from_utf8(label).ok()).collect();
+    let labels: Option<Vec<&str>> =
+        lower.iter().take(own).map(|label| std::str::from_utf8(label).ok()).collect();
     let Some(labels) = labels else { return Found::Nothing };
     match labels.as_slice() {
         [] => Found::Origin,
@@ -237,4 +243,4 @@ pub(crate) fn soa(zone: &Zone) -> Record {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

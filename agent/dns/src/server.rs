@@ -8,9 +8,10 @@ use hickory_proto::{
 };
 use ipnet::Ipv4Net;
 use kube::Client;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     sync::{Semaphore, watch},
     task::JoinSet,
     time::timeout,
@@ -30,6 +31,8 @@ use crate::{
 const FORWARD_BOUND: usize = 256;
 /// Open TCP connections; more wait to be accepted.
 const CONNECTION_BOUND: usize = 64;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 128;
 /// A silent TCP connection is closed after this long.
 const IDLE: Duration = Duration::from_secs(10);
 const TCP_BOUND: usize = 65_535;
@@ -56,21 +59,25 @@ pub(crate) struct Server {
 enum Step {
     Reply(Message),
     /// Upstream must be asked: this, and then the query is answered with what came before and what it said.
-    Ask { query: Box<Message>, question: Query, before: Option<Message> },
+    Ask {
+        query: Box<Message>,
+        question: Query,
+        before: Option<Message>,
+    },
     Nothing,
 }
 
 impl Server {
     /// Takes the addresses.
-    pub(crate) async fn bind(config: &Config, domain: Name) -> Result<Self, Error> {
+    pub(crate) fn bind(config: &Config, domain: Name) -> Result<Self, Error> {
         let (sender, zone) = watch::channel(None);
         let (mut udp, mut tcp) = (Vec::new(), Vec::new());
         let mut listen = Vec::new();
         for address in &config.listen {
             let failed = |protocol| move |source| Error::Listen { address: *address, protocol, source };
-            let listener = TcpListener::bind(address).await.map_err(failed("tcp"))?;
+            let listener = listen_tcp(*address).map_err(failed("tcp"))?;
             let actual = listener.local_addr().map_err(failed("tcp"))?;
-            udp.push(UdpSocket::bind(actual).await.map_err(failed("udp"))?);
+            udp.push(listen_udp(actual).map_err(failed("udp"))?);
             tcp.push(listener);
             listen.push(actual);
         }
@@ -97,6 +104,24 @@ impl Server {
         // Dropping the set ends every task with us.
         shutdown.cancelled().await;
     }
+}
+
+/// Listens, whether or not the address is already one of this machine: the network may come up after us.
+fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    rustix::net::sockopt::set_ip_freebind(&socket, true)?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn listen_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+    rustix::net::sockopt::set_ip_freebind(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    UdpSocket::from_std(socket.into())
 }
 
 impl Shared {

@@ -122,7 +122,10 @@ impl Zone {
 
     /// `name.namespace.svc.domain`.
     pub(crate) fn service_name(&self, namespace: &str, name: &str) -> Option<Name> {
-        Name::from_labels([name.as_bytes(), namespace.as_bytes(), b"svc"]).ok()?.append_domain(&self.domain).ok()
+        Name::from_labels([name.as_bytes(), namespace.as_bytes(), b"svc"])
+            .ok()?
+            .append_domain(&self.domain)
+            .ok()
     }
 
     /// `host.name.namespace.svc.domain`.

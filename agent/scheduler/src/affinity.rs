@@ -37,14 +37,20 @@ struct Spread<'a> {
 impl<'a> Affinities<'a> {
     pub(crate) fn new(pod: &'a Pod, nodes: &[NodeState]) -> Self {
         let affinity = pod.spec.as_ref().and_then(|s| s.affinity.as_ref());
-        let required = affinity
-            .and_then(|a| a.pod_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_deref());
+        let required = affinity.and_then(|a| {
+            a.pod_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_deref()
+        });
         let wanted = required.unwrap_or_default().iter().map(|term| wanted(pod, term, nodes)).collect();
         let mut refused = Domains::new();
         for term in anti_terms(pod) {
             refused.extend(domains(nodes, &term.topology_key, |other| applies(term, pod, other)));
         }
-        Self { wanted, refused, refused_by_others: refused_by_others(pod, nodes), spread: spreads(pod, nodes) }
+        Self {
+            wanted,
+            refused,
+            refused_by_others: refused_by_others(pod, nodes),
+            spread: spreads(pod, nodes),
+        }
     }
 
     /// Why a node is out.
@@ -85,7 +91,9 @@ impl Spread<'_> {
 fn anti_terms(pod: &Pod) -> &[PodAffinityTerm] {
     let affinity = pod.spec.as_ref().and_then(|s| s.affinity.as_ref());
     affinity
-        .and_then(|a| a.pod_anti_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_deref())
+        .and_then(|a| {
+            a.pod_anti_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_deref()
+        })
         .unwrap_or_default()
 }
 
@@ -129,7 +137,8 @@ fn refused_by_others(pod: &Pod, nodes: &[NodeState]) -> Domains {
 }
 
 fn spreads<'a>(pod: &'a Pod, nodes: &[NodeState]) -> Vec<Spread<'a>> {
-    let constraints = pod.spec.as_ref().and_then(|s| s.topology_spread_constraints.as_deref()).unwrap_or_default();
+    let constraints =
+        pod.spec.as_ref().and_then(|s| s.topology_spread_constraints.as_deref()).unwrap_or_default();
     let hard = constraints.iter().filter(|c| c.when_unsatisfiable == "DoNotSchedule");
     hard.map(|constraint| Spread {
         constraint,

@@ -32,7 +32,8 @@ pub(crate) async fn bind(client: Client, pod: &Pod, node: &str) -> kube::Result<
         },
     };
     let api: Api<Pod> = Api::namespaced(client, meta.namespace.as_deref().unwrap_or_default());
-    let _: serde_json::Value = api.create_subresource("binding", &name, &PostParams::default(), &binding).await?;
+    let _: serde_json::Value =
+        api.create_subresource("binding", &name, &PostParams::default(), &binding).await?;
     Ok(())
 }
 
@@ -77,7 +78,8 @@ pub(crate) struct Note {
 pub(crate) async fn write_events(client: Client, scheduler: String, mut notes: mpsc::Receiver<Note>) {
     while let Some(note) = notes.recv().await {
         let event = event(&note, &scheduler, Timestamp::now());
-        let api: Api<Event> = Api::namespaced(client.clone(), event.metadata.namespace.as_deref().unwrap_or_default());
+        let api: Api<Event> =
+            Api::namespaced(client.clone(), event.metadata.namespace.as_deref().unwrap_or_default());
         if let Err(error) = api.create(&PostParams::default(), &event).await {
             tracing::debug!(%error, reason = note.reason, "event not written");
         }
@@ -88,7 +90,11 @@ fn event(note: &Note, scheduler: &str, now: Timestamp) -> Event {
     let meta = &note.pod.metadata;
     Event {
         metadata: ObjectMeta {
-            name: Some(format!("{}.{:016x}", meta.name.as_deref().unwrap_or_default(), rand::random::<u64>())),
+            name: Some(format!(
+                "{}.{:016x}",
+                meta.name.as_deref().unwrap_or_default(),
+                rand::random::<u64>()
+            )),
             namespace: meta.namespace.clone(),
             ..ObjectMeta::default()
         },

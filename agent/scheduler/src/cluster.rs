@@ -15,6 +15,8 @@ pub(crate) type Key = (String, String);
 
 /// News of one of the watches.
 #[derive(Debug)]
+// Each is taken apart at once: a box would only be one more allocation.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum News {
     Pod(Event<Pod>),
     Node(Event<Node>),
@@ -164,9 +166,13 @@ impl Cluster {
 
     fn wants_node(&self, pod: &Pod) -> bool {
         let Some(spec) = &pod.spec else { return false };
-        let ours = spec.scheduler_name.as_deref().is_none_or(|name| name.is_empty() || name == self.scheduler);
+        let ours =
+            spec.scheduler_name.as_deref().is_none_or(|name| name.is_empty() || name == self.scheduler);
         let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
-        ours && !gated && node_of(pod).is_none() && pod.metadata.deletion_timestamp.is_none() && !is_finished(pod)
+        ours && !gated
+            && node_of(pod).is_none()
+            && pod.metadata.deletion_timestamp.is_none()
+            && !is_finished(pod)
     }
 
     /// Everything that waits gets another chance.

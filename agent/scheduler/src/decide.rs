@@ -43,7 +43,8 @@ pub(crate) fn decide(pod: &Pod, snapshot: &Snapshot, rng: &mut impl Rng) -> Resu
 }
 
 fn explain(nodes: usize, refusals: BTreeMap<String, usize>) -> String {
-    let mut parts: Vec<String> = refusals.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let mut parts: Vec<String> =
+        refusals.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     parts.sort();
     format!("0/{nodes} nodes are available: {}.", parts.join(", "))
 }

@@ -72,13 +72,15 @@ pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 
 fn node_affinity(wish: &Wish<'_>, node: &NodeState) -> Option<String> {
     let spec = wish.pod.spec.as_ref()?;
-    let selected = spec.node_selector.as_ref().is_none_or(|s| s.is_empty() || matches_map(Some(s), &node.labels));
+    let selected =
+        spec.node_selector.as_ref().is_none_or(|s| s.is_empty() || matches_map(Some(s), &node.labels));
     let required = spec
         .affinity
         .as_ref()
         .and_then(|a| a.node_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref());
-    let affine = required
-        .is_none_or(|r| r.node_selector_terms.iter().any(|term| matches_term(term, &node.name, &node.labels)));
+    let affine = required.is_none_or(|r| {
+        r.node_selector_terms.iter().any(|term| matches_term(term, &node.name, &node.labels))
+    });
     (!selected || !affine).then(|| "node(s) didn't match Pod's node affinity/selector".to_owned())
 }
 
@@ -94,8 +96,8 @@ fn insufficient(wish: &Wish<'_>, node: &NodeState) -> Vec<String> {
         reasons.push("Too many pods".to_owned());
     }
     for (name, amount) in wish.requests.iter().filter(|(_, amount)| **amount > 0) {
-        let free = node.allocatable.get(name).copied().unwrap_or(0)
-            - node.used.get(name).copied().unwrap_or(0);
+        let free =
+            node.allocatable.get(name).copied().unwrap_or(0) - node.used.get(name).copied().unwrap_or(0);
         if *amount > free {
             reasons.push(format!("Insufficient {name}"));
         }

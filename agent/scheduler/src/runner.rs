@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    runtime::{WatchStreamExt, watcher},
+    runtime::{WatchStreamExt, utils::Backoff, watcher},
 };
 use rand::{SeedableRng, rngs::StdRng};
 use serde::de::DeserializeOwned;
@@ -180,13 +180,33 @@ impl Runner {
     }
 }
 
+/// Waits between tries of a watch: short ones first, a new leader's API is there in a moment.
+#[derive(Default)]
+struct Waits(u32);
+
+impl Iterator for Waits {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = RETRY_FIRST.saturating_mul(1 << self.0.min(10)).min(RETRY_MAX);
+        self.0 += 1;
+        Some(wait)
+    }
+}
+
+impl Backoff for Waits {
+    fn reset(&mut self) {
+        self.0 = 0;
+    }
+}
+
 /// Feeds the owner with one kind until nobody listens.
 async fn watch<K>(api: Api<K>, wrap: fn(watcher::Event<K>) -> News, news: mpsc::Sender<News>)
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let config = watcher::Config::default();
-    let stream = watcher(api, config).backoff(watcher::DefaultBackoff::default());
+    let stream = watcher(api, config).backoff(Waits::default());
     let mut stream = Box::pin(stream);
     while let Some(event) = stream.next().await {
         match event {

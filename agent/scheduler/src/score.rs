@@ -41,7 +41,8 @@ fn fewer_is_better(counts: Vec<i64>) -> Vec<i64> {
 
 /// From least to most; all alike are all worth nothing.
 fn more_is_better(values: Vec<i64>) -> Vec<i64> {
-    let (least, most) = (values.iter().min().copied().unwrap_or(0), values.iter().max().copied().unwrap_or(0));
+    let (least, most) =
+        (values.iter().min().copied().unwrap_or(0), values.iter().max().copied().unwrap_or(0));
     values.into_iter().map(|n| if most == least { 0 } else { 100 * (n - least) / (most - least) }).collect()
 }
 
@@ -67,7 +68,12 @@ fn asks_for(pod: &Pod, name: &str) -> bool {
 /// Pods of the same owner or the same service on a node.
 fn siblings(pod: &Pod, node: &NodeState, snapshot: &Snapshot) -> i64 {
     let owner = |p: &Pod| {
-        p.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true)).map(|o| o.uid.clone())
+        p.metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .find(|o| o.controller == Some(true))
+            .map(|o| o.uid.clone())
     };
     let own = owner(pod);
     let selectors: Vec<_> = snapshot
@@ -80,7 +86,8 @@ fn siblings(pod: &Pod, node: &NodeState, snapshot: &Snapshot) -> i64 {
     let sibling = |p: &Pod| {
         p.metadata.namespace == pod.metadata.namespace
             && p.metadata.deletion_timestamp.is_none()
-            && ((own.is_some() && owner(p) == own) || selectors.iter().any(|s| matches_map(Some(s), labels(p))))
+            && ((own.is_some() && owner(p) == own)
+                || selectors.iter().any(|s| matches_map(Some(s), labels(p))))
     };
     count(node.pods.iter().filter(|p| sibling(p)).count())
 }
@@ -88,16 +95,19 @@ fn siblings(pod: &Pod, node: &NodeState, snapshot: &Snapshot) -> i64 {
 fn preferred_node(pod: &Pod, node: &NodeState) -> i64 {
     let affinity = pod.spec.as_ref().and_then(|s| s.affinity.as_ref()?.node_affinity.as_ref());
     let terms = affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref());
-    let matching = terms.unwrap_or_default().iter().filter(|t| matches_term(&t.preference, &node.name, &node.labels));
+    let matching =
+        terms.unwrap_or_default().iter().filter(|t| matches_term(&t.preference, &node.name, &node.labels));
     matching.map(|t| i64::from(t.weight)).sum()
 }
 
 fn preferred_pods(pod: &Pod, nodes: &[&NodeState], all: &[NodeState]) -> Vec<i64> {
     let affinity = pod.spec.as_ref().and_then(|s| s.affinity.as_ref());
-    let near = affinity
-        .and_then(|a| a.pod_affinity.as_ref()?.preferred_during_scheduling_ignored_during_execution.as_deref());
-    let far = affinity
-        .and_then(|a| a.pod_anti_affinity.as_ref()?.preferred_during_scheduling_ignored_during_execution.as_deref());
+    let near = affinity.and_then(|a| {
+        a.pod_affinity.as_ref()?.preferred_during_scheduling_ignored_during_execution.as_deref()
+    });
+    let far = affinity.and_then(|a| {
+        a.pod_anti_affinity.as_ref()?.preferred_during_scheduling_ignored_during_execution.as_deref()
+    });
     let near = near.unwrap_or_default().iter().map(|t| (i64::from(t.weight), &t.pod_affinity_term));
     let far = far.unwrap_or_default().iter().map(|t| (-i64::from(t.weight), &t.pod_affinity_term));
     let terms: Vec<(i64, &PodAffinityTerm)> = near.chain(far).collect();
@@ -115,7 +125,8 @@ fn matching_in_domain(term: &PodAffinityTerm, pod: &Pod, node: &NodeState, all: 
 
 fn soft_spread(pod: &Pod, nodes: &[&NodeState], all: &[NodeState]) -> Vec<i64> {
     let mut totals = vec![0; nodes.len()];
-    let constraints = pod.spec.as_ref().and_then(|s| s.topology_spread_constraints.as_deref()).unwrap_or_default();
+    let constraints =
+        pod.spec.as_ref().and_then(|s| s.topology_spread_constraints.as_deref()).unwrap_or_default();
     for constraint in constraints.iter().filter(|c| c.when_unsatisfiable == "ScheduleAnyway") {
         let counts = domain_counts(constraint, pod, all);
         let most = counts.values().max().copied().unwrap_or(0);
@@ -136,7 +147,10 @@ fn disliked_taints(wish: &Wish<'_>, node: &NodeState) -> i64 {
 /// Images that are there already. Worth less than anything else: spreading matters more than a pull.
 fn images(pod: &Pod, node: &NodeState) -> i64 {
     let wanted = pod.spec.iter().flat_map(|s| &s.containers).filter_map(|c| c.image.as_deref());
-    let present: i64 = wanted.filter_map(|image| node.images.iter().find(|(name, _)| same_image(name, image))).map(|(_, size)| *size).sum();
+    let present: i64 = wanted
+        .filter_map(|image| node.images.iter().find(|(name, _)| same_image(name, image)))
+        .map(|(_, size)| *size)
+        .sum();
     20 * present.clamp(0, IMAGE_FULL) / IMAGE_FULL
 }
 
@@ -147,7 +161,8 @@ fn same_image(full: &str, short: &str) -> bool {
         if last.contains([':', '@']) { name.to_owned() } else { format!("{name}:latest") }
     };
     let (full, short) = (tagged(full), tagged(short));
-    full == short || full.strip_suffix(&short).is_some_and(|rest| matches!(rest, "docker.io/" | "docker.io/library/"))
+    full == short
+        || full.strip_suffix(&short).is_some_and(|rest| matches!(rest, "docker.io/" | "docker.io/library/"))
 }
 
 fn count(n: usize) -> i64 {

@@ -15,9 +15,11 @@ pub(crate) fn matches(selector: Option<&LabelSelector>, labels: &Labels) -> bool
     let Some(selector) = selector else { return false };
     let exact = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
     exact
-        && selector.match_expressions.iter().flatten().all(|e| {
-            holds(&e.operator, labels.get(&e.key), e.values.as_deref().unwrap_or_default())
-        })
+        && selector
+            .match_expressions
+            .iter()
+            .flatten()
+            .all(|e| holds(&e.operator, labels.get(&e.key), e.values.as_deref().unwrap_or_default()))
 }
 
 /// Whether labels have all of these pairs, and there are some.
@@ -44,7 +46,13 @@ fn holds(operator: &str, value: Option<&String>, values: &[String]) -> bool {
     let compared = |greater: bool| {
         let (Some(value), [bound]) = (value, values) else { return false };
         match (value.parse::<i64>(), bound.parse::<i64>()) {
-            (Ok(value), Ok(bound)) => if greater { value > bound } else { value < bound },
+            (Ok(value), Ok(bound)) => {
+                if greater {
+                    value > bound
+                } else {
+                    value < bound
+                }
+            }
             _ => false,
         }
     };

@@ -89,7 +89,8 @@ fn shares(rollout: &Rollout<'_>, mut active: Vec<&ReplicaSet>) -> Vec<Write> {
     active.sort_by_key(|rs| std::cmp::Reverse(size(rs)));
     let mut sizes: Vec<i32> = Vec::with_capacity(active.len());
     for rs in &active {
-        let before = annotation(&rs.metadata, super::MAXIMUM).and_then(|s| s.parse().ok()).unwrap_or(total).max(1);
+        let before =
+            annotation(&rs.metadata, super::MAXIMUM).and_then(|s| s.parse().ok()).unwrap_or(total).max(1);
         let exact = f64::from(size(rs)) * f64::from(allowed) / f64::from(before);
         #[allow(clippy::cast_possible_truncation)]
         let change = exact.round() as i32 - size(rs);

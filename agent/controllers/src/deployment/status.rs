@@ -42,7 +42,9 @@ fn counts(rollout: &Rollout<'_>, old: &DeploymentStatus) -> DeploymentStatus {
     DeploymentStatus {
         observed_generation: rollout.deployment.metadata.generation,
         replicas: positive(sum(|s| s.replicas)),
-        updated_replicas: positive(rollout.current.and_then(|rs| rs.status.as_ref()).map_or(0, |s| s.replicas)),
+        updated_replicas: positive(
+            rollout.current.and_then(|rs| rs.status.as_ref()).map_or(0, |s| s.replicas),
+        ),
         ready_replicas: positive(sum(|s| s.ready_replicas.unwrap_or(0))),
         available_replicas: positive(serving),
         unavailable_replicas: positive(total - serving),
@@ -110,13 +112,19 @@ fn progressing(
     let name = rollout.current.and_then(|rs| rs.metadata.name.as_deref()).unwrap_or_default();
     let subject = format!("ReplicaSet {name:?}");
     if is_complete(rollout, new) {
-        return Some(condition(PROGRESSING, true, COMPLETE, format!("{subject} has successfully progressed.")));
+        return Some(condition(
+            PROGRESSING,
+            true,
+            COMPLETE,
+            format!("{subject} has successfully progressed."),
+        ));
     }
     if reason == "DeploymentPaused" {
         return Some(condition(PROGRESSING, true, "DeploymentResumed", "Deployment is resumed".to_owned()));
     }
     // A new template after a finished rollout starts the clock anew; losing a pod afterwards does not.
-    let new_template = reason == COMPLETE && !current.and_then(|c| c.message.as_ref()).is_some_and(|m| m.contains(name));
+    let new_template =
+        reason == COMPLETE && !current.and_then(|c| c.message.as_ref()).is_some_and(|m| m.contains(name));
     if current.is_none() || new_template || has_progressed(old, new) {
         outcome.look_again(Duration::from_secs(u64::try_from(deadline).unwrap_or(0)));
         return Some(condition(PROGRESSING, true, "ReplicaSetUpdated", format!("{subject} is progressing.")));
@@ -129,7 +137,12 @@ fn progressing(
 }
 
 /// Whether the deadline has passed; if not, comes back when it does.
-fn overdue(current: Option<&DeploymentCondition>, deadline: i32, cx: &Context<'_>, outcome: &mut Outcome) -> bool {
+fn overdue(
+    current: Option<&DeploymentCondition>,
+    deadline: i32,
+    cx: &Context<'_>,
+    outcome: &mut Outcome,
+) -> bool {
     let since = current.and_then(|c| c.last_update_time.as_ref()).map_or(cx.wall, |time| time.0);
     let left = since.as_second() + i64::from(deadline) - Timestamp::as_second(cx.wall);
     if left <= 0 {
@@ -151,7 +164,9 @@ fn set(status: &mut DeploymentStatus, mut new: DeploymentCondition, cx: &Context
     new.last_transition_time =
         same_status.and_then(|c| c.last_transition_time.clone()).or_else(|| Some(cx.time()));
     let same = same_status.filter(|c| {
-        c.reason == new.reason && c.message == new.message && new.reason.as_deref() != Some("ReplicaSetUpdated")
+        c.reason == new.reason
+            && c.message == new.message
+            && new.reason.as_deref() != Some("ReplicaSetUpdated")
     });
     new.last_update_time = same.and_then(|c| c.last_update_time.clone()).or_else(|| Some(cx.time()));
     conditions.push(new);
