@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint};
+use k8s_openapi::{
+    api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -26,6 +29,11 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Condition Ready is True.
 pub(crate) fn is_ready(node: &Node) -> bool {
     ready_condition(node).is_some_and(|c| c.status == "True")
+}
+
+/// The kubelet's heartbeat in the node's status.
+pub(crate) fn reported(node: &Node) -> Option<Time> {
+    ready_condition(node)?.last_heartbeat_time.clone()
 }
 
 fn ready_condition(node: &Node) -> Option<&NodeCondition> {

@@ -91,8 +91,10 @@ impl Diff {
 /// What has been seen of a node, by this machine's monotonic clock.
 #[derive(Clone, Debug)]
 pub(crate) struct Heartbeat {
-    /// When its lease last changed.
+    /// When its lease, or the heartbeat in its status, last changed.
     pub(crate) changed: Instant,
+    /// The heartbeat last seen in its status: compared with itself only, never with a clock.
+    pub(crate) reported: Option<Time>,
     /// Since when it has reported itself not ready; `None` while it reports Ready.
     pub(crate) unready: Option<Instant>,
     /// Since when each taint has been seen, by key.
@@ -277,7 +279,12 @@ impl World {
             Object::Node(node) => {
                 let Some(name) = &node.metadata.name else { return };
                 let ready = crate::node::is_ready(node);
+                let reported = crate::node::reported(node);
                 let beat = self.heartbeat(name, now);
+                if reported.is_some() && beat.reported != reported {
+                    beat.changed = now;
+                    beat.reported = reported;
+                }
                 beat.unready = if ready { None } else { beat.unready.or(Some(now)) };
                 let keys = node.spec.iter().flat_map(|s| s.taints.iter().flatten()).map(|t| t.key.clone());
                 let seen = keys.map(|key| (key.clone(), beat.taints.get(&key).copied().unwrap_or(now)));
@@ -295,6 +302,7 @@ impl World {
     fn heartbeat(&mut self, node: &str, now: Instant) -> &mut Heartbeat {
         self.heartbeats.entry(node.to_owned()).or_insert(Heartbeat {
             changed: now,
+            reported: None,
             unready: None,
             taints: BTreeMap::new(),
         })

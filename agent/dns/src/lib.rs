@@ -37,6 +37,18 @@ pub struct Config {
     pub reverse: Vec<Ipv4Net>,
 }
 
+impl Config {
+    /// Where to answer, for which domain, whom to ask about the rest, and whose reverse names are ours.
+    pub fn new(
+        listen: Vec<SocketAddr>,
+        domain: impl Into<String>,
+        upstream: Vec<SocketAddr>,
+        reverse: Vec<Ipv4Net>,
+    ) -> Self {
+        Self { listen, domain: domain.into(), upstream, reverse }
+    }
+}
+
 /// Why DNS cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -167,3 +167,16 @@ fn a_node_that_says_it_is_not_ready_loses_its_pods_gracefully() {
     let plain = rig.sim.get::<Pod>("d", "plain").unwrap();
     assert!(plain.metadata.deletion_timestamp.is_some(), "asked to end, its kubelet is alive");
 }
+
+#[test]
+fn a_heartbeat_in_the_status_counts_as_well() {
+    let mut rig = Rig::new();
+    rig.sim.edit::<Node>("", "n1", |v| {
+        v["status"]["conditions"][0]["lastHeartbeatTime"] = json!("1970-01-01T00:00:07Z");
+    });
+    rig.deliver(7);
+    rig.settle(12);
+    assert_eq!(rig.ready(), "True");
+    rig.settle(17);
+    assert_eq!(rig.ready(), "Unknown");
+}
