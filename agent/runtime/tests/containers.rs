@@ -216,7 +216,7 @@ async fn a_pod_shares_its_sandbox() {
     let sandbox = w.runtime.create_sandbox(spec(false)).await.unwrap();
     assert_eq!(w.runtime.create_sandbox(spec(false)).await.unwrap(), sandbox, "idempotent");
     assert_eq!(w.runtime.sandboxes().await, ["uid-1"]);
-    let script = "hostname; readlink /proc/self/ns/net /proc/self/ns/uts /proc/self/ns/ipc; stat -f -c %T /dev/shm; ls /sys/class/net";
+    let script = "hostname; for n in net uts ipc; do readlink /proc/self/ns/$n; done; stat -f -c %T /dev/shm; ls /sys/class/net";
     let mut outs = Vec::new();
     for id in ["a", "b"] {
         let mut c = w.spec(id, script);
@@ -227,6 +227,9 @@ async fn a_pod_shares_its_sandbox() {
         outs.push(out);
     }
     assert_eq!(outs[0], outs[1]);
+    for kind in ["net:[", "uts:[", "ipc:["] {
+        assert!(outs[0].contains(kind), "{}", outs[0]);
+    }
     assert!(
         outs[0].starts_with("my-pod\n") && outs[0].contains("tmpfs") && outs[0].ends_with("lo\n"),
         "{}",
