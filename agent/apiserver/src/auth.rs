@@ -1,0 +1,241 @@
+//! Who may do what. Pure: the answer follows from the user, the request's attributes and what the store holds.
+//!
+//! [`authorize`] is the one question the rest asks; roles and bindings replace its inside, not its callers.
+
+use crate::object::{name, text};
+use crate::status::{Result, Status};
+use serde_json::Value;
+
+/// Whoever sent a request, as the listener read it from the client certificate (CN is the name, O are the groups).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    /// `system:node:pi-1`, `kubernetes-admin`.
+    pub name: String,
+    /// `system:masters`, `system:nodes`.
+    pub groups: Vec<String>,
+    /// A stable id, if there is one.
+    pub uid: Option<String>,
+}
+
+impl User {
+    /// The user that may do everything.
+    pub fn admin() -> Self {
+        Self { name: "system:admin".to_owned(), groups: vec![MASTERS.to_owned()], uid: None }
+    }
+
+    fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+
+    /// The node this user is, if it is one.
+    pub(crate) fn node(&self) -> Option<&str> {
+        if self.is_in(NODES) { self.name.strip_prefix("system:node:") } else { None }
+    }
+}
+
+const MASTERS: &str = "system:masters";
+const NODES: &str = "system:nodes";
+
+/// What a request wants to do.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Attributes<'a> {
+    pub verb: &'a str,
+    pub group: &'a str,
+    pub plural: &'a str,
+    pub subresource: &'a str,
+    pub namespace: &'a str,
+    pub name: &'a str,
+    /// For requests that are not about a resource.
+    pub path: &'a str,
+}
+
+impl Attributes<'_> {
+    fn resource(&self) -> String {
+        if self.subresource.is_empty() {
+            self.plural.to_owned()
+        } else {
+            format!("{}/{}", self.plural, self.subresource)
+        }
+    }
+
+    /// The refusal as upstream words it.
+    fn denial(&self, user: &User) -> String {
+        let (who, verb) = (&user.name, self.verb);
+        if self.plural.is_empty() {
+            return format!("User {who:?} cannot {verb} path {:?}", self.path);
+        }
+        let scope = if self.namespace.is_empty() {
+            "at the cluster scope".to_owned()
+        } else {
+            format!("in the namespace {:?}", self.namespace)
+        };
+        format!("User {who:?} cannot {verb} resource {:?} in API group {:?} {scope}", self.resource(), self.group)
+    }
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    Allow,
+    Deny(String),
+}
+
+/// Where [`authorize`] looks up the pod it is asked about: namespace, name.
+pub(crate) type Pods<'a> = &'a dyn Fn(&str, &str) -> Option<Value>;
+
+/// Decides.
+pub(crate) fn authorize(user: &User, attributes: &Attributes<'_>, pods: Pods<'_>) -> Decision {
+    let allowed = user.is_in(MASTERS)
+        || (attributes.plural.is_empty() && attributes.verb == "get" && open_path(attributes.path))
+        || (attributes.subresource.is_empty() && is_own_question(attributes))
+        || user.node().is_some_and(|node| node_may(node, attributes, pods));
+    if allowed { Decision::Allow } else { Decision::Deny(attributes.denial(user)) }
+}
+
+/// [`authorize`], as an error.
+pub(crate) fn check(user: &User, attributes: &Attributes<'_>, pods: Pods<'_>) -> Result<()> {
+    match authorize(user, attributes, pods) {
+        Decision::Allow => Ok(()),
+        Decision::Deny(why) => {
+            Err(Status::forbidden(attributes.group, attributes.plural, attributes.name, &why))
+        }
+    }
+}
+
+/// What every authenticated user may read.
+fn open_path(path: &str) -> bool {
+    ["/api", "/apis", "/openapi", "/version", "/healthz", "/livez", "/readyz"]
+        .iter()
+        .any(|open| path.strip_prefix(open).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+        || path == "/"
+}
+
+/// Everybody may ask what he himself may do, and who he is.
+fn is_own_question(a: &Attributes<'_>) -> bool {
+    let plurals = ["selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews"];
+    a.verb == "create" && plurals.contains(&a.plural)
+}
+
+/// What all of a node's parts need: kubelet, service forwarder, DNS, status page.
+fn node_may(node: &str, a: &Attributes<'_>, pods: Pods<'_>) -> bool {
+    let reads = ["get", "list", "watch"].contains(&a.verb);
+    let own_pod = || pods(a.namespace, a.name).is_some_and(|pod| text(&pod, "/spec/nodeName") == node);
+    match (a.group, a.plural, a.subresource) {
+        ("", "pods", "") if a.verb == "create" => true, // mirror pods: admit() looks at the object
+        ("", "pods", "") if a.verb == "delete" => own_pod(),
+        ("", "pods", "status") => ["update", "patch"].contains(&a.verb) && own_pod(),
+        ("", "pods" | "services" | "endpoints" | "namespaces" | "configmaps" | "secrets", "") => reads,
+        ("discovery.k8s.io", "endpointslices", "") => reads,
+        ("apps", "replicasets" | "deployments", "") => reads,
+        ("", "nodes", "") if a.verb == "create" => true, // admit() looks at the object
+        ("", "nodes", "" | "status") => {
+            reads || (["update", "patch"].contains(&a.verb) && a.name == node)
+        }
+        ("" | "events.k8s.io", "events", "") => {
+            reads || ["create", "update", "patch"].contains(&a.verb)
+        }
+        ("coordination.k8s.io", "leases", "") => match a.verb {
+            "create" => a.namespace == NODE_LEASES,
+            "get" | "update" | "patch" => a.namespace == NODE_LEASES && a.name == node,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+const NODE_LEASES: &str = "kube-node-lease";
+
+/// What a node may put into a new object: itself, its own lease, and pods on itself that it runs without the API.
+pub(crate) fn admit(user: &User, plural: &str, object: &Value) -> std::result::Result<(), String> {
+    let Some(node) = user.node() else { return Ok(()) };
+    match plural {
+        "nodes" | "leases" if name(object) != node => {
+            Err(format!("node {node:?} is not allowed to create {plural} {:?}", name(object)))
+        }
+        "pods" => {
+            let mirror = !text(object, "/metadata/annotations/kubernetes.io~1config.mirror").is_empty();
+            if !mirror {
+                Err(format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"))
+            } else if text(object, "/spec/nodeName") != node {
+                Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"))
+            } else {
+                Ok(())
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn node() -> User {
+        User { name: "system:node:n1".into(), groups: vec![NODES.into()], uid: None }
+    }
+
+    fn may(user: &User, line: &str) -> bool {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (group, resource) = words[1].split_once('/').unwrap_or(("", words[1]));
+        let (plural, subresource) = resource.split_once('+').unwrap_or((resource, ""));
+        let (namespace, name) = words.get(2).and_then(|w| w.split_once('/')).unwrap_or(("", ""));
+        let attributes =
+            Attributes { verb: words[0], group, plural, subresource, namespace, name, path: "" };
+        let pods = |_: &str, name: &str| Some(json!({"spec": {"nodeName": name.trim_start_matches("on-")}}));
+        authorize(user, &attributes, &pods) == Decision::Allow
+    }
+
+    #[test]
+    fn nodes_may_do_what_their_parts_need_and_no_more() {
+        for line in [
+            "list pods", "watch services", "get configmaps default/x", "list discovery.k8s.io/endpointslices",
+            "create nodes", "patch nodes /n1", "update nodes+status /n1", "patch pods+status default/on-n1",
+            "delete pods default/on-n1", "create events default/x", "patch events default/x",
+            "update coordination.k8s.io/leases kube-node-lease/n1", "list apps/deployments", "list namespaces",
+        ] {
+            assert!(may(&node(), line), "{line}");
+        }
+        for line in [
+            "create apps/deployments default/x", "patch nodes /n2", "update nodes+status /n2", "delete nodes /n1",
+            "patch pods+status default/on-n2", "delete pods default/on-n2", "patch pods default/on-n1",
+            "create secrets default/x", "delete events default/x", "create pods+exec default/on-n1",
+            "update coordination.k8s.io/leases kube-node-lease/n2", "get coordination.k8s.io/leases default/n1",
+            "delete namespaces /default", "create pods+binding default/x", "deletecollection pods default/",
+        ] {
+            assert!(!may(&node(), line), "{line}");
+        }
+    }
+
+    #[test]
+    fn masters_may_do_all_and_strangers_nothing_but_ask() {
+        let stranger = User { name: "eve".into(), ..User::default() };
+        assert!(may(&User::admin(), "delete nodes /n1"));
+        assert!(!may(&stranger, "list pods"));
+        assert!(may(&stranger, "create authorization.k8s.io/selfsubjectaccessreviews"));
+        // The name alone does not make a node.
+        let liar = User { name: "system:node:n1".into(), ..User::default() };
+        assert!(!may(&liar, "list pods"));
+    }
+
+    #[test]
+    fn a_refusal_is_worded_as_upstream_words_it() {
+        let stranger = User { name: "eve".into(), ..User::default() };
+        let attributes =
+            Attributes { verb: "list", plural: "pods", namespace: "default", ..Attributes::default() };
+        let status = check(&stranger, &attributes, &|_, _| None).unwrap_err();
+        assert_eq!(
+            status.message,
+            r#"pods is forbidden: User "eve" cannot list resource "pods" in API group "" in the namespace "default""#
+        );
+    }
+
+    #[test]
+    fn nodes_make_only_their_own_things() {
+        assert!(admit(&node(), "nodes", &json!({"metadata": {"name": "n1"}})).is_ok());
+        assert!(admit(&node(), "nodes", &json!({"metadata": {"name": "n2"}})).is_err());
+        let mirror = json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}, "spec": {"nodeName": "n1"}});
+        assert!(admit(&node(), "pods", &mirror).is_ok());
+        assert!(admit(&node(), "pods", &json!({"spec": {"nodeName": "n1"}})).is_err());
+    }
+}

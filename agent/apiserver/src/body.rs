@@ -1,0 +1,203 @@
+//! Request bodies: bounded bytes in, one JSON value out.
+
+use crate::object::MAX_DEPTH;
+use crate::status::{Result, Status};
+use axum::body::Body;
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use std::cell::{Cell, RefCell};
+
+const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+
+/// Reads a body of at most `limit` bytes; what is longer is not read on.
+pub(crate) async fn read(body: Body, limit: usize) -> Result<Bytes> {
+    use axum::body::HttpBody;
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Status::too_large(limit));
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Status::too_large(limit)),
+        Err(error) => Err(Status::bad_request(format!("the request body cannot be read: {error}"))),
+    }
+}
+
+/// The media type of a body, without parameters.
+pub(crate) fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// The value in a body, and the names of fields that came twice.
+pub(crate) fn decode(media_type: &str, bytes: &[u8], limit: usize) -> Result<(Value, Vec<String>)> {
+    let reader = Reader { bytes_left: Cell::new(limit.saturating_mul(2)), duplicates: RefCell::default() };
+    let seed = Seed { reader: &reader, depth: MAX_DEPTH };
+    let value = match media_type {
+        "" | "application/json" => {
+            let mut json = serde_json::Deserializer::from_slice(bytes);
+            let value = seed.deserialize(&mut json).and_then(|v| json.end().map(|()| v));
+            value.map_err(|e| {
+                Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
+            })?
+        }
+        "application/yaml" | "application/x-yaml" | "text/yaml" => {
+            let yaml = serde_yaml_ng::Deserializer::from_slice(bytes);
+            seed.deserialize(yaml)
+                .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?
+        }
+        "application/vnd.kubernetes.protobuf" => resources::protobuf::decode(bytes)
+            .map_err(|e| Status::bad_request(format!("the protobuf body cannot be read: {e}")))?,
+        other => {
+            let message = format!(
+                "the body of the request was in an unknown format ({other}) - accepted media types include: {ACCEPTED}"
+            );
+            return Err(Status::unsupported_media_type(message));
+        }
+    };
+    Ok((value, reader.duplicates.into_inner()))
+}
+
+/// What one reading may use: aliases could make a small YAML document huge.
+struct Reader {
+    bytes_left: Cell<usize>,
+    duplicates: RefCell<Vec<String>>,
+}
+
+impl Reader {
+    fn spend<E: Error>(&self, bytes: usize) -> std::result::Result<(), E> {
+        let left = self.bytes_left.get().checked_sub(bytes).ok_or_else(|| E::custom("the document is too large"))?;
+        self.bytes_left.set(left);
+        Ok(())
+    }
+
+    fn duplicate(&self, name: String) {
+        let mut duplicates = self.duplicates.borrow_mut();
+        // More names than this help nobody.
+        if duplicates.len() < 16 {
+            duplicates.push(name);
+        }
+    }
+}
+
+struct Seed<'a> {
+    reader: &'a Reader,
+    depth: usize,
+}
+
+impl Seed<'_> {
+    fn inner<E: Error>(&self) -> std::result::Result<Seed<'_>, E> {
+        let depth = self.depth.checked_sub(1).ok_or_else(|| E::custom("the document nests too deeply"))?;
+        Ok(Seed { reader: self.reader, depth })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> std::result::Result<Value, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E: Error>(self, v: bool) -> std::result::Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_i64<E: Error>(self, v: i64) -> std::result::Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_u64<E: Error>(self, v: u64) -> std::result::Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_f64<E: Error>(self, v: f64) -> std::result::Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_str<E: Error>(self, v: &str) -> std::result::Result<Value, E> {
+        self.reader.spend(v.len())?;
+        Ok(v.into())
+    }
+
+    fn visit_unit<E: Error>(self) -> std::result::Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E: Error>(self) -> std::result::Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(self.inner()?)? {
+            self.reader.spend(1)?;
+            items.push(item);
+        }
+        Ok(items.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            self.reader.spend(name.len() + 1)?;
+            let value = map.next_value_seed(self.inner()?)?;
+            if fields.insert(name.clone(), value).is_some() {
+                self.reader.duplicate(name);
+            }
+        }
+        Ok(fields.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const LIMIT: usize = 1 << 20;
+
+    fn message(media_type: &str, body: &str) -> String {
+        decode(media_type, body.as_bytes(), LIMIT).unwrap_err().message
+    }
+
+    #[test]
+    fn json_and_yaml_give_the_same_value() {
+        let expected = json!({"a": [1, -2, 1.5, true, null, "x"], "b": {"c": "d"}});
+        let yaml = "a: [1, -2, 1.5, true, null, x]\nb:\n  c: d\n";
+        assert_eq!(decode("application/yaml", yaml.as_bytes(), LIMIT).unwrap().0, expected);
+        assert_eq!(decode("", expected.to_string().as_bytes(), LIMIT).unwrap().0, expected);
+    }
+
+    #[test]
+    fn faults_come_with_their_place() {
+        assert!(message("application/json", "{\"a\": tru}").contains("line 1 column"));
+        assert!(message("application/yaml", "a: [1,\nb: {").contains("line"));
+        assert!(message("application/json", "{} {}").contains("trailing"));
+        assert_eq!(decode("text/plain", b"", LIMIT).unwrap_err().code, 415);
+    }
+
+    #[test]
+    fn depth_and_expansion_are_bounded() {
+        let deep = format!("{}{}", "[".repeat(120), "]".repeat(120));
+        assert!(message("application/json", &deep).contains("deeply"), "{}", message("application/json", &deep));
+        let bomb = format!("a: &a {}\nb: [{}]", "x".repeat(100_000), "*a,".repeat(1000));
+        assert!(message("application/yaml", &bomb).contains("too large"));
+    }
+
+    #[test]
+    fn fields_that_come_twice_are_told() {
+        let (value, duplicates) = decode("", br#"{"a": 1, "a": 2}"#, LIMIT).unwrap();
+        assert_eq!((value, duplicates), (json!({"a": 2}), vec!["a".to_owned()]));
+    }
+}

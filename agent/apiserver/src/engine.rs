@@ -1,0 +1,82 @@
+//! The engine behind [`crate::Api`]: the spaces, the settings, and what all verbs share.
+
+use crate::kubelet::Kubelets;
+use crate::object::text;
+use crate::status::Status;
+use resources::Descriptor;
+use serde_json::Value;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use store::Kv;
+
+/// What an API server is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where services' cluster IPs come from; the first address is the API's own, the tenth is kept for DNS.
+    pub service_cidr: ipnet::Ipv4Net,
+    /// Where node ports come from.
+    pub node_ports: RangeInclusive<u16>,
+    /// The largest request body.
+    pub max_body: usize,
+    /// The port the API is reached at on the nodes.
+    pub port: u16,
+    /// The Kubernetes version that is spoken: `v1.36.0+bramble`.
+    pub git_version: String,
+    /// The commit this was built from, or empty.
+    pub git_commit: String,
+    /// When this was built (RFC 3339), or empty.
+    pub build_date: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            service_cidr: ipnet::Ipv4Net::new_assert([10, 0, 0, 0].into(), 24),
+            node_ports: 30_000..=32_767,
+            max_body: 3 * 1024 * 1024,
+            port: 6443,
+            git_version: "v1.36.0+bramble".to_owned(),
+            git_commit: String::new(),
+            build_date: String::new(),
+        }
+    }
+}
+
+/// What requests are served from.
+pub(crate) struct Engine {
+    pub config: Config,
+    pub durable: Arc<dyn Kv>,
+    pub volatile: Arc<dyn Kv>,
+    pub leading: tokio::sync::watch::Receiver<bool>,
+    pub kubelets: Arc<dyn Kubelets>,
+}
+
+impl Engine {
+    /// The space a kind is kept in.
+    pub fn kv(&self, kind: &Descriptor) -> &dyn Kv {
+        if kind.volatile { self.volatile.as_ref() } else { self.durable.as_ref() }
+    }
+
+    /// A pod, for whoever decides about it.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<Value> {
+        let kind = resources::find("", "v1", "pods")?;
+        let record = self.kv(kind).get(&crate::object::key(kind, Some(namespace), name))?;
+        serde_json::from_slice(&record.value).ok()
+    }
+
+    /// Namespace lifecycle: nothing is made where there is no namespace, or one that is going away.
+    pub fn admit_namespace(&self, kind: &Descriptor, namespace: &str, name: &str) -> Result<(), Status> {
+        let Some(namespaces) = resources::find("", "v1", "namespaces") else {
+            return Ok(());
+        };
+        let found = self.record(namespaces, None, namespace)?;
+        let found = crate::object::load(&found)?;
+        if crate::object::deleting(&found) || text(&found, "/status/phase") == "Terminating" {
+            let why = format!(
+                "unable to create new content in namespace {namespace} because it is being terminated"
+            );
+            return Err(Status::forbidden(kind.group, kind.plural, name, &why).terminating(namespace));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! What a URL means. Pure.
+
+use resources::Descriptor;
+
+/// A resource's collection, object or subresource.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub kind: &'static Descriptor,
+    pub namespace: Option<String>,
+    pub name: Option<String>,
+    pub subresource: Option<String>,
+}
+
+/// Where a request goes.
+#[derive(Clone)]
+pub(crate) enum Route {
+    Root,
+    Health { name: &'static str },
+    Version,
+    /// `/api`
+    CoreVersions,
+    /// `/apis`
+    Groups,
+    /// `/apis/<group>`
+    Group(String),
+    /// `/api/v1`, `/apis/<group>/<version>`
+    Resources { group: String, version: String },
+    OpenApiV2,
+    OpenApiV3,
+    OpenApiV3Group { group: String, version: String },
+    /// A question that is answered and not kept: access reviews.
+    Review { group: String, plural: String, namespace: Option<String> },
+    Object(Target),
+    Unknown,
+}
+
+/// Reads a path.
+pub(crate) fn route(path: &str) -> Route {
+    let Some(segments) = path.split('/').filter(|s| !s.is_empty()).map(decode).collect::<Option<Vec<_>>>()
+    else {
+        return Route::Unknown;
+    };
+    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    match parts.as_slice() {
+        [] => Route::Root,
+        ["healthz", ..] => Route::Health { name: "healthz" },
+        ["livez", ..] => Route::Health { name: "livez" },
+        ["readyz", ..] => Route::Health { name: "readyz" },
+        ["version"] => Route::Version,
+        ["api"] => Route::CoreVersions,
+        ["apis"] => Route::Groups,
+        ["apis", group] => Route::Group((*group).to_owned()),
+        ["api", version] => Route::Resources { group: String::new(), version: (*version).to_owned() },
+        ["apis", group, version] => {
+            Route::Resources { group: (*group).to_owned(), version: (*version).to_owned() }
+        }
+        ["openapi", "v2"] => Route::OpenApiV2,
+        ["openapi", "v3"] => Route::OpenApiV3,
+        ["openapi", "v3", "api", version] => {
+            Route::OpenApiV3Group { group: String::new(), version: (*version).to_owned() }
+        }
+        ["openapi", "v3", "apis", group, version] => {
+            Route::OpenApiV3Group { group: (*group).to_owned(), version: (*version).to_owned() }
+        }
+        ["api", version, rest @ ..] => resource("", version, rest),
+        ["apis", group, version, rest @ ..] => resource(group, version, rest),
+        _ => Route::Unknown,
+    }
+}
+
+fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
+    let (namespace, rest) = match rest {
+        // A namespace's own subresources look like resources in it.
+        ["namespaces", name, sub @ ("status" | "finalize")] if group.is_empty() => {
+            return object(group, version, "namespaces", None, &[*name, *sub]);
+        }
+        ["namespaces", namespace, plural @ ..] if !plural.is_empty() => (Some(*namespace), plural),
+        rest => (None, rest),
+    };
+    match rest {
+        [plural, below @ ..] => object(group, version, plural, namespace, below),
+        [] => Route::Unknown,
+    }
+}
+
+fn object(group: &str, version: &str, plural: &str, namespace: Option<&str>, below: &[&str]) -> Route {
+    let namespace = namespace.map(str::to_owned);
+    if crate::review::REVIEWS.iter().any(|r| r.group == group && r.version == version && r.plural == plural)
+        && below.is_empty()
+    {
+        return Route::Review { group: group.to_owned(), plural: plural.to_owned(), namespace };
+    }
+    let Some(kind) = resources::find(group, version, plural) else {
+        return Route::Unknown;
+    };
+    if kind.namespaced != namespace.is_some() && (namespace.is_some() || !below.is_empty()) {
+        return Route::Unknown;
+    }
+    let (name, subresource) = match below {
+        [] => (None, None),
+        [name] => (Some((*name).to_owned()), None),
+        [name, sub] => (Some((*name).to_owned()), Some((*sub).to_owned())),
+        _ => return Route::Unknown,
+    };
+    Route::Object(Target { kind, namespace, name, subresource })
+}
+
+/// Undoes percent-encoding; `None` if it is broken, or hides a slash or a NUL.
+fn decode(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let hex = [rest.next()?, rest.next()?];
+        let byte = u8::from_str_radix(std::str::from_utf8(&hex).ok()?, 16).ok()?;
+        bytes.push(byte);
+    }
+    let text = String::from_utf8(bytes).ok()?;
+    (!text.contains(['/', '\0']) && text != "." && text != "..").then_some(text)
+}

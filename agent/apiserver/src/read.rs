@@ -1,0 +1,214 @@
+//! get and list.
+
+use crate::engine::Engine;
+use crate::object::{self, load};
+use crate::path::Target;
+use crate::query::{Match, Query};
+use crate::respond::Format;
+use crate::status::{Result, Status};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use resources::Descriptor;
+use resources::fields::FieldSelector;
+use resources::labels::Selector;
+use serde_json::{Value, json};
+use store::{Kv, Page, Record, Revision};
+
+/// How many records a filtered, paged list reads at once.
+const CHUNK: usize = 500;
+
+/// Which objects of a collection are meant.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Selection {
+    labels: Selector,
+    fields: FieldSelector,
+}
+
+impl Selection {
+    pub fn read(kind: &Descriptor, query: &Query) -> Result<Self> {
+        let bad = |e: &dyn std::fmt::Display| Status::bad_request(e.to_string());
+        let labels = Selector::parse(query.get("labelSelector").unwrap_or_default()).map_err(|e| bad(&e))?;
+        let fields =
+            FieldSelector::parse(query.get("fieldSelector").unwrap_or_default(), kind).map_err(|e| bad(&e))?;
+        Ok(Self { labels, fields })
+    }
+
+    /// Only the object of this name.
+    pub fn named(mut self, kind: &Descriptor, name: &str) -> Result<Self> {
+        let escaped = name.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
+        self.fields = FieldSelector::parse(&format!("metadata.name={escaped}"), kind)
+            .map_err(|e| Status::bad_request(e.to_string()))?;
+        Ok(self)
+    }
+
+    pub fn is_all(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    pub fn matches(&self, object: &Value) -> bool {
+        self.labels.matches(object.pointer("/metadata/labels")) && self.fields.matches(object)
+    }
+}
+
+/// Where a paged list goes on.
+#[derive(Debug, PartialEq, Eq)]
+struct Continue {
+    /// The revision the first page was read at.
+    revision: Revision,
+    /// The last key read.
+    after: String,
+}
+
+impl Continue {
+    fn encode(&self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(json!({"v": "bramble/v1", "rv": self.revision, "after": self.after}).to_string())
+    }
+
+    fn decode(token: &str, prefix: &str) -> Result<Self> {
+        let read = || {
+            let bytes = BASE64_URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).ok()?;
+            let token: Value = serde_json::from_slice(&bytes).ok()?;
+            let after = token["after"].as_str().filter(|key| key.starts_with(prefix))?.to_owned();
+            Some(Self { revision: token["rv"].as_u64()?, after })
+        };
+        read().ok_or_else(|| Status::bad_request("continue key is not valid: it was not given by this server for this list"))
+    }
+}
+
+/// A list's content.
+pub(crate) struct Listed {
+    pub items: Vec<Value>,
+    pub revision: Revision,
+    after: Option<String>,
+    remaining: Option<usize>,
+}
+
+impl Engine {
+    /// One object.
+    pub fn get(&self, target: &Target, name: &str) -> Result<Value> {
+        let record = self.record(target.kind, target.namespace.as_deref(), name)?;
+        load(&record)
+    }
+
+    /// The record of one object.
+    pub fn record(&self, kind: &Descriptor, namespace: Option<&str>, name: &str) -> Result<Record> {
+        self.kv(kind).get(&object::key(kind, namespace, name)).ok_or_else(|| Status::not_found(kind, name))
+    }
+
+    /// A collection in the form asked for.
+    pub fn list(&self, target: &Target, query: &Query, format: &Format) -> Result<Value> {
+        let kind = target.kind;
+        let selection = Selection::read(kind, query)?;
+        let listed = self.select(target, query, &selection)?;
+        let mut meta = json!({"resourceVersion": listed.revision.to_string()});
+        if let Some(after) = listed.after {
+            meta["continue"] = Continue { revision: listed.revision, after }.encode().into();
+            if let Some(remaining) = listed.remaining.filter(|n| *n > 0) {
+                meta["remainingItemCount"] = remaining.into();
+            }
+        }
+        Ok(format.list(kind, listed.items, meta))
+    }
+
+    /// The objects a list asks for.
+    pub fn select(&self, target: &Target, query: &Query, selection: &Selection) -> Result<Listed> {
+        let kv = self.kv(target.kind);
+        let prefix = object::prefix(target.kind, target.namespace.as_deref());
+        let limit = usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(0);
+        let from = query.get("continue").map(|token| Continue::decode(token, &prefix)).transpose()?;
+        check_revision(kv, query, from.is_some())?;
+        if let Some(from) = &from
+            && kv.watch(&prefix, from.revision).is_err()
+        {
+            // Whoever lists in pages watches from the first page's revision: it must still be there.
+            return Err(Status::expired(
+                "The provided continue parameter is too old to display a consistent list result. \
+                 You can start a new list without the continue parameter.",
+            ));
+        }
+        let mut listed = match selection.fields.exact("metadata.name") {
+            Some(name) if target.namespace.is_some() || !target.kind.namespaced => {
+                let revision = kv.revision();
+                let found = kv.get(&format!("{prefix}{name}"));
+                let items = found.iter().map(load).collect::<Result<Vec<_>>>()?;
+                let items = items.into_iter().filter(|o| selection.matches(o)).collect();
+                Listed { items, revision, after: None, remaining: None }
+            }
+            _ => pages(kv, &prefix, from.as_ref().map(|f| f.after.clone()), limit, selection)?,
+        };
+        if let Some(from) = from {
+            listed.revision = from.revision;
+        }
+        Ok(listed)
+    }
+}
+
+/// Reads matching records until there are `limit` (0: all).
+fn pages(
+    kv: &dyn Kv,
+    prefix: &str,
+    mut after: Option<String>,
+    limit: usize,
+    selection: &Selection,
+) -> Result<Listed> {
+    let chunk = if limit == 0 { 0 } else if selection.is_all() { limit } else { limit.max(CHUNK) };
+    let mut items = Vec::new();
+    let mut revision = None;
+    loop {
+        let Page { records, revision: at, more, remaining } = kv.list(prefix, after.as_deref(), chunk);
+        // The first read counts: what changed since is seen by a watch from there.
+        let revision = *revision.get_or_insert(at);
+        let count = records.len();
+        for (i, record) in records.iter().enumerate() {
+            let object = load(record)?;
+            if !selection.matches(&object) {
+                continue;
+            }
+            items.push(object);
+            let left = more || i + 1 < count;
+            if limit > 0 && items.len() == limit && left {
+                let remaining = selection.is_all().then_some(remaining + (count - i - 1));
+                return Ok(Listed { items, revision, after: Some(record.key.to_string()), remaining });
+            }
+        }
+        match records.last() {
+            Some(last) if more => after = Some(last.key.to_string()),
+            _ => return Ok(Listed { items, revision, after: None, remaining: None }),
+        }
+    }
+}
+
+/// Refuses revisions that cannot be read: the future's, and the past's if exactly that one is wanted.
+fn check_revision(kv: &dyn Kv, query: &Query, continued: bool) -> Result<()> {
+    let (asked, wanted) = (query.revision()?, query.version_match()?);
+    if wanted.is_some() && query.get("resourceVersion").is_none() {
+        return Err(Status::unprocessable(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ));
+    }
+    if continued && asked.is_some() {
+        return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+    }
+    let current = kv.revision();
+    match asked {
+        Some(revision) if revision > current => Err(Status::too_new(revision, current)),
+        Some(revision) if wanted == Some(Match::Exact) && revision < current => {
+            Err(Status::expired(format!("The resourceVersion for the provided list is too old: {revision} ({current})")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_leads_back_only_into_its_own_list() {
+        let token = Continue { revision: 7, after: "/registry/core/pods/default/a".into() };
+        let text = token.encode();
+        assert_eq!(Continue::decode(&text, "/registry/core/pods/").unwrap(), token);
+        assert_eq!(Continue::decode(&text, "/registry/core/secrets/").unwrap_err().code, 400);
+        assert_eq!(Continue::decode("%%%", "/").unwrap_err().code, 400);
+    }
+}

@@ -1,0 +1,237 @@
+//! Answers: which form the client asked for, and the bytes.
+
+use crate::object::{self, now};
+use crate::query::Query;
+use crate::status::{Result, Status};
+use axum::body::Body;
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use resources::{CellContext, Descriptor};
+use serde_json::{Value, json};
+use std::io::Write;
+
+/// Answers larger than this are compressed for whom it helps.
+const GZIP_FROM: usize = 128 * 1024;
+/// What a Partial object and a Table are versions of.
+const META: &str = "meta.k8s.io/v1";
+
+/// What is shown of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    Object,
+    Table,
+    Metadata,
+}
+
+/// How a Table's rows carry their objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Format {
+    pub view: View,
+    include: Include,
+    yaml: bool,
+    pretty: bool,
+    gzip: bool,
+}
+
+impl Format {
+    /// The plainest.
+    pub fn plain() -> Self {
+        Self { view: View::Object, include: Include::Metadata, yaml: false, pretty: false, gzip: false }
+    }
+
+    /// What the client asked for.
+    pub fn negotiate(headers: &HeaderMap, query: &Query) -> Result<Self> {
+        let (view, yaml) = accepted(text(headers, header::ACCEPT))?;
+        let agent = text(headers, header::USER_AGENT);
+        let by_hand = ["curl/", "Wget/", "Mozilla/5.0"].iter().any(|name| agent.starts_with(name));
+        Ok(Self {
+            view,
+            yaml,
+            include: match query.get("includeObject") {
+                Some("None") => Include::None,
+                Some("Object") => Include::Object,
+                _ => Include::Metadata,
+            },
+            pretty: if query.get("pretty").is_some() { query.flag("pretty") } else { by_hand },
+            gzip: text(headers, header::ACCEPT_ENCODING).contains("gzip"),
+        })
+    }
+
+    /// One object in this form. `columns`: a Table's headings are told.
+    pub fn object(&self, kind: &Descriptor, object: Value, columns: bool) -> Value {
+        match self.view {
+            View::Object => object,
+            View::Metadata => partial(object),
+            View::Table => {
+                let meta = json!({"resourceVersion": object::text(&object, "/metadata/resourceVersion")});
+                self.table(kind, vec![object], meta, columns)
+            }
+        }
+    }
+
+    /// A list in this form.
+    pub fn list(&self, kind: &Descriptor, items: Vec<Value>, meta: Value) -> Value {
+        match self.view {
+            View::Table => self.table(kind, items, meta, true),
+            View::Object => json!({
+                "kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": meta, "items": items,
+            }),
+            View::Metadata => {
+                let items: Vec<Value> = items.into_iter().map(partial).collect();
+                json!({"kind": "PartialObjectMetadataList", "apiVersion": META, "metadata": meta, "items": items})
+            }
+        }
+    }
+
+    fn table(&self, kind: &Descriptor, items: Vec<Value>, meta: Value, columns: bool) -> Value {
+        let context = CellContext { now: now() };
+        let row = |object: Value| {
+            let cells: Vec<Value> = kind.columns.iter().map(|c| (c.cell)(&object, &context)).collect();
+            let shown = match self.include {
+                Include::None => Value::Null,
+                Include::Metadata => partial(object),
+                Include::Object => object,
+            };
+            json!({"cells": cells, "object": shown})
+        };
+        let rows: Vec<Value> = items.into_iter().map(row).collect();
+        let heading = |c: &resources::Column| {
+            json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.name, "priority": c.priority})
+        };
+        let headings: Vec<Value> = kind.columns.iter().filter(|_| columns).map(heading).collect();
+        json!({"kind": "Table", "apiVersion": META, "metadata": meta, "columnDefinitions": headings, "rows": rows})
+    }
+
+    /// The answer with this value.
+    pub fn answer(&self, code: StatusCode, value: &Value) -> Response<Body> {
+        match self.encode(value) {
+            Ok((media_type, bytes)) => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = code;
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+                self.fill(&mut response, bytes);
+                response
+            }
+            Err(status) => failure(&status),
+        }
+    }
+
+    fn encode(&self, value: &Value) -> Result<(&'static str, Vec<u8>)> {
+        if self.yaml {
+            let text = serde_yaml_ng::to_string(value).map_err(Status::internal)?;
+            return Ok(("application/yaml", text.into_bytes()));
+        }
+        let bytes = if self.pretty { serde_json::to_vec_pretty(value) } else { serde_json::to_vec(value) };
+        let mut bytes = bytes.map_err(Status::internal)?;
+        bytes.push(b'\n');
+        Ok(("application/json", bytes))
+    }
+
+    /// Puts the bytes in, compressed if that helps.
+    pub fn fill(&self, response: &mut Response<Body>, bytes: Vec<u8>) {
+        let compressed = if self.gzip && bytes.len() > GZIP_FROM { gzip(&bytes) } else { None };
+        let bytes = match compressed {
+            Some(small) => {
+                response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+                small
+            }
+            None => bytes,
+        };
+        *response.body_mut() = Body::from(Bytes::from(bytes));
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::fast());
+    encoder.write_all(bytes).ok()?;
+    encoder.finish().ok()
+}
+
+/// The answer to a request that failed.
+pub(crate) fn failure(status: &Status) -> Response<Body> {
+    let mut response = Response::new(Body::from(format!("{}\n", status.to_value())));
+    *response.status_mut() = status.code;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(seconds) = status.retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// An answer of plain text.
+pub(crate) fn plain_text(code: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = code;
+    let value = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, value);
+    response
+}
+
+fn partial(mut object: Value) -> Value {
+    let meta = object.get_mut("metadata").map(Value::take).unwrap_or_default();
+    json!({"kind": "PartialObjectMetadata", "apiVersion": META, "metadata": meta})
+}
+
+/// A header as text.
+pub(crate) fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
+    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+/// The first media type in an Accept header that is served: the view, and whether as YAML.
+fn accepted(accept: &str) -> Result<(View, bool)> {
+    if accept.trim().is_empty() {
+        return Ok((View::Object, false));
+    }
+    for clause in accept.split(',') {
+        let mut parts = clause.split(';').map(str::trim);
+        let yaml = match parts.next().unwrap_or_default() {
+            "application/json" | "application/*" | "*/*" => false,
+            "application/yaml" => true,
+            _ => continue,
+        };
+        let parameters: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).collect();
+        let get = |name: &str| parameters.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value);
+        let view = match (get("as"), get("g"), get("v")) {
+            ("", _, _) => View::Object,
+            ("Table", "meta.k8s.io", "v1") => View::Table,
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => View::Metadata,
+            _ => continue,
+        };
+        return Ok((view, yaml));
+    }
+    Err(Status::not_acceptable("application/json, application/yaml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_served_form_wins() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        let old_table = "application/json;as=Table;v=v1beta1;g=meta.k8s.io, application/json";
+        for (accept, expected) in [
+            (table, (View::Table, false)),
+            (old_table, (View::Object, false)),
+            ("application/vnd.kubernetes.protobuf,application/json", (View::Object, false)),
+            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", (View::Metadata, false)),
+            ("application/yaml", (View::Object, true)),
+            ("*/*", (View::Object, false)),
+            ("", (View::Object, false)),
+        ] {
+            assert_eq!(accepted(accept).unwrap(), expected, "{accept}");
+        }
+        assert_eq!(accepted("text/html").unwrap_err().code, 406);
+    }
+}

@@ -1,0 +1,206 @@
+//! Errors as clients know them: `metav1.Status` with the field's own reasons, details and wording.
+
+use http::StatusCode;
+use resources::{Cause, Descriptor};
+use serde_json::{Value, json};
+
+/// A request's failure, in the form it is answered with.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Status {
+    pub code: StatusCode,
+    pub reason: &'static str,
+    pub message: String,
+    pub details: Option<Value>,
+    pub retry_after: Option<u32>,
+}
+
+/// What an operation gives.
+pub(crate) type Result<T> = std::result::Result<T, Status>;
+
+impl Status {
+    fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), details: None, retry_after: None }
+    }
+
+    fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
+        let mut details = json!({});
+        for (key, value) in [("name", name), ("group", group), ("kind", kind)] {
+            if !value.is_empty() {
+                details[key] = value.into();
+            }
+        }
+        self.details = Some(details);
+        self
+    }
+
+    fn causes(mut self, causes: Value) -> Self {
+        self.details.get_or_insert_with(|| json!({}))["causes"] = causes;
+        self
+    }
+
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
+    }
+
+    pub fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized")
+    }
+
+    pub fn forbidden(group: &str, plural: &str, name: &str, why: &str) -> Self {
+        let what = qualified(group, plural);
+        let message = if what.is_empty() {
+            format!("forbidden: {why}")
+        } else if name.is_empty() {
+            format!("{what} is forbidden: {why}")
+        } else {
+            format!("{what} {name:?} is forbidden: {why}")
+        };
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", message).about(group, plural, name)
+    }
+
+    /// Adds the cause by which clients know that the namespace is going away.
+    pub fn terminating(self, namespace: &str) -> Self {
+        self.causes(json!([{
+            "reason": "NamespaceTerminating",
+            "message": format!("namespace {namespace} is being terminated"),
+            "field": "metadata.namespace",
+        }]))
+    }
+
+    pub fn not_found(kind: &Descriptor, name: &str) -> Self {
+        let message = format!("{} {name:?} not found", qualified(kind.group, kind.plural));
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(kind.group, kind.plural, name)
+    }
+
+    /// No such path.
+    pub fn no_resource() -> Self {
+        let message = "the server could not find the requested resource";
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about("", "", "")
+    }
+
+    pub fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message).about("", "", "")
+    }
+
+    pub fn already_exists(kind: &Descriptor, name: &str) -> Self {
+        let message = format!("{} {name:?} already exists", qualified(kind.group, kind.plural));
+        Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(kind.group, kind.plural, name)
+    }
+
+    pub fn conflict(kind: &Descriptor, name: &str, why: &str) -> Self {
+        let message =
+            format!("Operation cannot be fulfilled on {} {name:?}: {why}", qualified(kind.group, kind.plural));
+        Self::new(StatusCode::CONFLICT, "Conflict", message).about(kind.group, kind.plural, name)
+    }
+
+    /// Somebody else wrote the object since it was read.
+    pub fn modified(kind: &Descriptor, name: &str) -> Self {
+        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        Self::conflict(kind, name, why)
+    }
+
+    pub fn invalid(kind: &Descriptor, name: &str, causes: &[Cause]) -> Self {
+        let lines: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        let all = if lines.len() == 1 { lines.concat() } else { format!("[{}]", lines.join(", ")) };
+        let message = format!("{} {name:?} is invalid: {all}", qualified(kind.group, kind.kind));
+        let list: Vec<Value> = causes
+            .iter()
+            .map(|c| json!({"reason": c.reason, "message": c.message, "field": c.field}))
+            .collect();
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+            .about(kind.group, kind.kind, name)
+            .causes(list.into())
+    }
+
+    /// A patch, or a list option, that can be read but not used.
+    pub fn unprocessable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about("", "", "")
+    }
+
+    pub fn too_large(limit: usize) -> Self {
+        let message = format!("Request entity too large: limit is {limit}");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
+    }
+
+    pub fn unsupported_media_type(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
+    }
+
+    pub fn not_acceptable(accepted: &str) -> Self {
+        let message = format!("only the following media types are accepted: {accepted}");
+        Self::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
+    }
+
+    pub fn expired(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, "Expired", message)
+    }
+
+    /// The client saw a revision that is not there yet.
+    pub fn too_new(asked: u64, current: u64) -> Self {
+        let message = format!("Too large resource version: {asked}, current: {current}");
+        let mut status = Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message);
+        status.details = Some(json!({"retryAfterSeconds": 1}));
+        status.retry_after = Some(1);
+        status.causes(json!([{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]))
+    }
+
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        let mut status = Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message);
+        status.details = Some(json!({"retryAfterSeconds": 1}));
+        status.retry_after = Some(1);
+        status
+    }
+
+    pub fn internal(message: impl std::fmt::Display) -> Self {
+        let message = format!("Internal error occurred: {message}");
+        let causes = json!([{"message": message}]);
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message).causes(causes)
+    }
+
+    pub fn to_value(&self) -> Value {
+        let mut status = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.message, "reason": self.reason, "code": self.code.as_u16(),
+        });
+        if let Some(details) = &self.details {
+            status["details"] = details.clone();
+        }
+        status
+    }
+}
+
+/// What is answered when something was done and there is no object left to show.
+pub(crate) fn success(kind: &Descriptor, name: &str, uid: &str) -> Value {
+    let mut details = json!({"name": name, "kind": kind.plural, "uid": uid});
+    if !kind.group.is_empty() {
+        details["group"] = kind.group.into();
+    }
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+}
+
+/// `deployments.apps`, `pods`.
+fn qualified(group: &str, name: &str) -> String {
+    if group.is_empty() || name.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
+}
+
+impl From<store::CommitError> for Status {
+    fn from(error: store::CommitError) -> Self {
+        use store::CommitError::*;
+        match error {
+            // Callers turn conflicts on an object's own key into better words.
+            Conflict { key, .. } => {
+                Self::new(StatusCode::CONFLICT, "Conflict", format!("{key}: changed meanwhile"))
+            }
+            NotLeader | Closed => Self::unavailable(error.to_string()),
+            // Whether it was written is unknown: a timeout is what clients read as that.
+            Unknown => {
+                let mut status = Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", error.to_string());
+                status.retry_after = Some(1);
+                status
+            }
+            TooLarge { limit, .. } => Self::too_large(limit),
+            Disk(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "InternalError", error.to_string()),
+        }
+    }
+}

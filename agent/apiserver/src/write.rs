@@ -1,0 +1,382 @@
+//! create and update, and the one way in which an object changes.
+
+use crate::allocate;
+use crate::auth::{self, User};
+use crate::engine::Engine;
+use crate::object::{self, deleting, finalizers, load, meta, text};
+use crate::path::Target;
+use crate::query::Query;
+use crate::status::{Result, Status};
+use resources::{Cause, Descriptor, Subresource};
+use serde_json::Value;
+use store::{CommitError, Expect, Revision, Txn, Write};
+
+/// How often a write is tried again when somebody else was faster.
+const ATTEMPTS: usize = 64;
+/// How often another generated name is tried.
+const NAMES: usize = 8;
+
+/// Which part of an object a write may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All but the status.
+    Main,
+    /// The status, labels and annotations.
+    Status,
+    /// Everything: what the server itself does (bind, finalize, delete).
+    Whole,
+}
+
+/// What else came with a write.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    pub dry_run: bool,
+    pub strict: Strictness,
+    /// What the client is told in `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+/// What becomes of fields a kind does not have, and of those that come twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Strictness {
+    Ignore,
+    #[default]
+    Warn,
+    Strict,
+}
+
+impl Options {
+    pub fn read(query: &Query) -> Result<Self> {
+        let strict = match query.get("fieldValidation") {
+            None | Some("Warn") => Strictness::Warn,
+            Some("Ignore") => Strictness::Ignore,
+            Some("Strict") => Strictness::Strict,
+            Some(other) => {
+                return Err(Status::unprocessable(format!(
+                    "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+                )));
+            }
+        };
+        Ok(Self { dry_run: query.dry_run()?, strict, warnings: Vec::new() })
+    }
+
+    /// Takes out what the kind does not have, and complains as wanted.
+    pub fn conform(&mut self, kind: &Descriptor, object: &mut Value, duplicates: Vec<String>) -> Result<()> {
+        let found = resources::schema::conform(object).unwrap_or_default();
+        if let Some(fault) = found.mistyped.first() {
+            let message = format!(
+                "{} in version {:?} cannot be handled as a {}: {fault}",
+                kind.kind, kind.version, kind.kind
+            );
+            return Err(Status::bad_request(message));
+        }
+        let unknown = found.unknown.iter().map(|f| format!("unknown field {f:?}"));
+        let twice = duplicates.iter().map(|f| format!("duplicate field {f:?}"));
+        self.complain(unknown.chain(twice).collect())
+    }
+
+    fn complain(&mut self, complaints: Vec<String>) -> Result<()> {
+        match self.strict {
+            Strictness::Strict if !complaints.is_empty() => {
+                Err(Status::bad_request(format!("strict decoding error: {}", complaints.join(", "))))
+            }
+            Strictness::Warn => {
+                self.warnings.extend(complaints);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// That a body is what its URL says: kind, version, namespace, name. Fills in what was left out.
+pub(crate) fn check_identity(target: &Target, object: &mut Value) -> Result<()> {
+    let kind = target.kind;
+    if !object.is_object() {
+        return Err(Status::bad_request("the body is not an object"));
+    }
+    let (version, found) = (text(object, "/apiVersion").to_owned(), text(object, "/kind").to_owned());
+    if (!version.is_empty() && version != kind.api_version()) || (!found.is_empty() && found != kind.kind) {
+        let message = format!(
+            "{found} in version {version:?} cannot be handled as a {}: the object provided is unrecognized \
+             (must be of type {} in {:?})",
+            kind.kind,
+            kind.kind,
+            kind.api_version()
+        );
+        return Err(Status::bad_request(message));
+    }
+    object["apiVersion"] = kind.api_version().into();
+    object["kind"] = kind.kind.into();
+    if let Some(meta) = object.get("metadata").filter(|m| !m.is_null() && !m.is_object()) {
+        return Err(Status::bad_request(format!("metadata is not an object: {meta}")));
+    }
+    let meta = meta(object);
+    let inside = meta.get("namespace").and_then(Value::as_str).unwrap_or_default();
+    match &target.namespace {
+        Some(namespace) if inside.is_empty() => {
+            meta.insert("namespace".into(), namespace.as_str().into());
+        }
+        Some(namespace) if inside != namespace => {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        None if !kind.namespaced => {
+            meta.remove("namespace");
+        }
+        _ => {}
+    }
+    let inside = meta.get("name").and_then(Value::as_str).unwrap_or_default();
+    match &target.name {
+        Some(name) if inside.is_empty() => {
+            meta.insert("name".into(), name.as_str().into());
+        }
+        Some(name) if inside != name => Err(Status::bad_request(format!(
+            "the name of the object ({inside}) does not match the name on the URL ({name})"
+        )))?,
+        _ => {}
+    }
+    Ok(())
+}
+
+impl Engine {
+    /// Makes an object.
+    pub async fn create(
+        &self,
+        user: &User,
+        target: &Target,
+        mut object: Value,
+        options: &Options,
+    ) -> Result<Value> {
+        let kind = target.kind;
+        check_identity(target, &mut object)?;
+        prepare_new(kind, &mut object)?;
+        let (given, base) = {
+            let meta = meta(&mut object);
+            let of = |name: &str| meta.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+            (of("name"), of("generateName"))
+        };
+        if let Some(namespace) = &target.namespace {
+            self.admit_namespace(kind, namespace, &given)?;
+        }
+        for attempt in 1.. {
+            if given.is_empty() && !base.is_empty() {
+                meta(&mut object).insert("name".into(), object::generate_name(&base).into());
+            }
+            auth::admit(user, kind.plural, &object)
+                .map_err(|why| Status::forbidden(kind.group, kind.plural, object::name(&object), &why))?;
+            let mut new = object.clone();
+            (kind.defaults)(&mut new);
+            let mut writes = allocate::plan(self, kind, None, &mut new)?;
+            let name = object::name(&new).to_owned();
+            let causes = (kind.validate)(&new, None);
+            if !causes.is_empty() {
+                return Err(Status::invalid(kind, &name, &causes));
+            }
+            let key = object::key(kind, target.namespace.as_deref(), &name);
+            if options.dry_run {
+                return match self.kv(kind).get(&key) {
+                    Some(_) => Err(Status::already_exists(kind, &name)),
+                    None => Ok(new),
+                };
+            }
+            writes.insert(0, Write { key: key.clone(), expect: Expect::Absent, value: Some(object::bytes(&new)?) });
+            match self.kv(kind).commit(Txn { writes }).await {
+                Ok(revision) => {
+                    object::set_revision(&mut new, revision);
+                    return Ok(new);
+                }
+                Err(CommitError::Conflict { key: at, .. }) if at == key => {
+                    if !given.is_empty() || attempt >= NAMES {
+                        return Err(Status::already_exists(kind, &name));
+                    }
+                }
+                // Somebody else took the address: another one is chosen.
+                Err(CommitError::Conflict { .. }) if attempt < ATTEMPTS => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Status::internal("no free name was found"))
+    }
+
+    /// Replaces an object, or its status.
+    pub async fn update(&self, target: &Target, name: &str, object: Value, part: Part, options: &Options) -> Result<Value> {
+        let mut object = object;
+        check_identity(target, &mut object)?;
+        let make = |_: &Value| Ok(object.clone());
+        self.change(target, name, part, options.dry_run, make).await
+    }
+
+    /// Changes an object: reads it, lets `make` build its next state, and writes that unless somebody else wrote
+    /// meanwhile; then it begins again. A next state that carries another `resourceVersion` than the one read, is a
+    /// conflict for whoever sent it.
+    pub async fn change(
+        &self,
+        target: &Target,
+        name: &str,
+        part: Part,
+        dry_run: bool,
+        mut make: impl FnMut(&Value) -> Result<Value> + Send,
+    ) -> Result<Value> {
+        let kind = target.kind;
+        for _ in 0..ATTEMPTS {
+            let record = self.record(kind, target.namespace.as_deref(), name)?;
+            let old = load(&record)?;
+            let mut new = make(&old)?;
+            settle(kind, part, &old, &mut new)?;
+            let mut writes = allocate::plan(self, kind, Some(&old), &mut new)?;
+            let causes = (kind.validate)(&new, Some(&old));
+            if !causes.is_empty() {
+                return Err(Status::invalid(kind, name, &causes));
+            }
+            if new == old && !is_gone(kind, &new) {
+                return Ok(new);
+            }
+            if dry_run {
+                return Ok(new);
+            }
+            let value = if is_gone(kind, &new) {
+                writes = allocate::release(kind, &old);
+                None
+            } else {
+                Some(object::bytes(&new)?)
+            };
+            let key = record.key.to_string();
+            writes.insert(0, Write { key, expect: Expect::Modified(record.modified), value });
+            match self.kv(kind).commit(Txn { writes }).await {
+                Ok(revision) => {
+                    object::set_revision(&mut new, revision);
+                    return Ok(new);
+                }
+                Err(CommitError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Status::modified(kind, name))
+    }
+
+    /// Removes an object that was read at this revision.
+    pub async fn remove(&self, kind: &Descriptor, key: &str, object: &Value, at: Revision) -> std::result::Result<Revision, CommitError> {
+        let mut writes = allocate::release(kind, object);
+        writes.insert(0, Write { key: key.to_owned(), expect: Expect::Modified(at), value: None });
+        self.kv(kind).commit(Txn { writes }).await
+    }
+}
+
+/// What the server says of a new object, whatever the client said.
+fn prepare_new(kind: &Descriptor, object: &mut Value) -> Result<()> {
+    // A node registers with what it found; every other status is for the one who watches over the object.
+    if kind.has(Subresource::Status) && kind.kind != "Node" {
+        object::as_map(object).remove("status");
+    }
+    let meta = meta(object);
+    if meta.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty() && v != "0") {
+        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    for owned in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "generation"] {
+        meta.remove(owned);
+    }
+    meta.insert("uid".into(), object::new_uid().into());
+    meta.insert("creationTimestamp".into(), object::timestamp(0).into());
+    if !kind.generation.is_empty() {
+        meta.insert("generation".into(), 1.into());
+    }
+    Ok(())
+}
+
+/// Makes a next state out of what was sent and what there is: only `part` changes, and the server's own fields stay.
+fn settle(kind: &Descriptor, part: Part, old: &Value, new: &mut Value) -> Result<()> {
+    let name = object::name(old);
+    let version = text(new, "/metadata/resourceVersion");
+    if !version.is_empty() && version != "0" && version != text(old, "/metadata/resourceVersion") {
+        return Err(Status::modified(kind, name));
+    }
+    let (sent, uid) = (text(new, "/metadata/uid"), text(old, "/metadata/uid"));
+    if !sent.is_empty() && sent != uid {
+        let why = format!("Precondition failed: UID in precondition: {sent}, UID in object meta: {uid}");
+        return Err(Status::conflict(kind, name, &why));
+    }
+    match part {
+        Part::Main if kind.has(Subresource::Status) => keep(old, new, &["status"]),
+        Part::Status => {
+            let mut base = old.clone();
+            keep(new, &mut base, &["status"]);
+            let sent = meta(new).clone();
+            let base_meta = meta(&mut base);
+            for field in ["labels", "annotations", "finalizers"] {
+                copy(sent.get(field), base_meta, field);
+            }
+            *new = base;
+        }
+        _ => {}
+    }
+    let owned: &[&str] = &["name", "namespace", "uid", "creationTimestamp", "resourceVersion", "generation", "generateName"];
+    let times: &[&str] = &["deletionTimestamp", "deletionGracePeriodSeconds"];
+    let old_meta = old.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
+    let new_meta = meta(new);
+    new_meta.remove("managedFields");
+    new_meta.remove("selfLink");
+    let kept = if part == Part::Whole { [owned, &[]] } else { [owned, times] };
+    for field in kept.concat() {
+        copy(old_meta.get(field), new_meta, field);
+    }
+    check_finalizers(kind, old, new)?;
+    (kind.defaults)(new);
+    count_generation(kind, old, new);
+    Ok(())
+}
+
+fn count_generation(kind: &Descriptor, old: &Value, new: &mut Value) {
+    if kind.generation.is_empty() {
+        return;
+    }
+    let changed = old.get(kind.generation) != new.get(kind.generation) || deleting(old) != deleting(new);
+    if changed {
+        let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+        meta(new).insert("generation".into(), generation.saturating_add(1).into());
+    }
+}
+
+/// What is being deleted takes no new finalizers.
+fn check_finalizers(kind: &Descriptor, old: &Value, new: &Value) -> Result<()> {
+    if !deleting(old) {
+        return Ok(());
+    }
+    let before = finalizers(old);
+    let added: Vec<String> =
+        finalizers(new).into_iter().filter(|f| !before.contains(f)).map(|f| format!("{f:?}")).collect();
+    if added.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+        added.join(", ")
+    );
+    let cause = Cause { reason: "FieldValueForbidden", message, field: "metadata.finalizers".into() };
+    Err(Status::invalid(kind, object::name(old), &[cause]))
+}
+
+/// Whether nothing holds an object that is being deleted any more.
+pub(crate) fn is_gone(kind: &Descriptor, object: &Value) -> bool {
+    let grace = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+    let content = kind.has(Subresource::Finalize) && !object::list(object, "/spec/finalizers").is_empty();
+    deleting(object) && grace == 0 && finalizers(object).is_empty() && !content
+}
+
+fn keep(from: &Value, to: &mut Value, fields: &[&str]) {
+    for field in fields {
+        copy(from.get(field), object::as_map(to), field);
+    }
+}
+
+fn copy(value: Option<&Value>, to: &mut serde_json::Map<String, Value>, field: &str) {
+    match value {
+        Some(value) => {
+            to.insert(field.to_owned(), value.clone());
+        }
+        None => {
+            to.remove(field);
+        }
+    }
+}
