@@ -1,0 +1,56 @@
+//! The kubelet's HTTP doors. The peer is authorised already; what it names is still checked.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use runtime::Container;
+
+use crate::pods::Node;
+use crate::spec::label;
+
+mod logs;
+mod stats;
+
+pub use logs::tail_of;
+
+pub(crate) fn router(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok"))
+        .route("/pods", get(stats::pods))
+        .route("/stats/summary", get(stats::summary))
+        .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::serve))
+        .with_state(node)
+}
+
+/// An answer that is a text.
+fn refuse(status: StatusCode, text: impl Into<String>) -> Response {
+    (status, text.into()).into_response()
+}
+
+/// The incarnations of a container that the runtime has, oldest first.
+async fn incarnations(
+    node: &Node,
+    namespace: &str,
+    pod: &str,
+    name: &str,
+) -> Result<Vec<Container>, Response> {
+    let missing =
+        || refuse(StatusCode::NOT_FOUND, format!("pod \"{pod}\" not found in namespace \"{namespace}\""));
+    let found = node.pod(namespace, pod).ok_or_else(missing)?;
+    let known = found.spec.as_ref().is_some_and(|spec| crate::plan::container(spec, name).is_some());
+    if !known {
+        return Err(refuse(StatusCode::NOT_FOUND, format!("container {name} is not valid for pod {pod}")));
+    }
+    let mut all = node.runtime.list().await;
+    all.retain(|container| {
+        container.labels.get(label::UID) == found.metadata.uid.as_ref()
+            && container.labels.get(label::CONTAINER).map(String::as_str) == Some(name)
+    });
+    let attempt =
+        |c: &Container| c.labels.get(label::ATTEMPT).and_then(|a| a.parse::<u32>().ok()).unwrap_or(0);
+    all.sort_by_key(attempt);
+    Ok(all)
+}
