@@ -114,24 +114,3 @@ pub(crate) fn generate_name(base: &str) -> String {
     name.extend((0..5).map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())])));
     name
 }
-
-/// Whether a value nests deeper than `limit`.
-pub(crate) fn deeper_than(value: &Value, limit: usize) -> bool {
-    match value {
-        Value::Array(items) => limit == 0 || items.iter().any(|v| deeper_than(v, limit - 1)),
-        Value::Object(map) => limit == 0 || map.values().any(|v| deeper_than(v, limit - 1)),
-        _ => false,
-    }
-}
-
-/// Takes out null fields, which mean "not there", all the way down. An item of an array stays.
-pub(crate) fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|_, v| !v.is_null());
-            map.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
-}

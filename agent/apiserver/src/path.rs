@@ -29,7 +29,7 @@ pub(crate) enum Route {
     OpenApiV3,
     OpenApiV3Group { group: String, version: String },
     /// A question that is answered and not kept: access reviews.
-    Review { group: String, plural: String, namespace: Option<String> },
+    Review { plural: String },
     Object(Target),
     Unknown,
 }
@@ -88,7 +88,7 @@ fn object(group: &str, version: &str, plural: &str, namespace: Option<&str>, bel
     if crate::review::REVIEWS.iter().any(|r| r.group == group && r.version == version && r.plural == plural)
         && below.is_empty()
     {
-        return Route::Review { group: group.to_owned(), plural: plural.to_owned(), namespace };
+        return Route::Review { plural: plural.to_owned() };
     }
     let Some(kind) = resources::find(group, version, plural) else {
         return Route::Unknown;

@@ -175,23 +175,30 @@ impl Stream {
     }
 
     async fn step(&mut self) {
-        tokio::select! {
-            event = self.watch.next() => match event {
-                Some(event) => {
-                    if let Err(status) = self.take(&event) {
-                        self.fail(&status);
-                    }
+        enum Next {
+            Event(Option<std::sync::Arc<Event>>),
+            Mark,
+            Over,
+        }
+        let next = tokio::select! {
+            event = self.watch.next() => Next::Event(event),
+            () = tick(&mut self.bookmarks) => Next::Mark,
+            _ = self.leading.wait_for(|leading| !leading) => Next::Over,
+            () = tokio::time::sleep_until(self.end) => Next::Over,
+        };
+        match next {
+            Next::Event(Some(event)) => {
+                if let Err(status) = self.take(&event) {
+                    self.fail(&status);
                 }
-                None => self.over = true,
-            },
-            () = tick(&mut self.bookmarks) => {
+            }
+            Next::Mark => {
                 let seen = self.watch.progress();
                 if seen > self.marked && self.push_bookmark(seen, false).is_err() {
                     self.over = true;
                 }
             }
-            _ = self.leading.wait_for(|leading| !leading) => self.over = true,
-            () = tokio::time::sleep_until(self.end) => self.over = true,
+            Next::Event(None) | Next::Over => self.over = true,
         }
     }
 

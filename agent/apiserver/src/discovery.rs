@@ -1,0 +1,253 @@
+//! What is served, told to clients: discovery in both its forms, the version, and OpenAPI.
+
+use crate::engine::Config;
+use crate::review::REVIEWS;
+use resources::{Descriptor, Subresource};
+use serde_json::{Value, json};
+
+/// `APIGroupDiscoveryList` in its final version.
+pub(crate) const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+/// And as clients before 1.30 ask for it.
+pub(crate) const AGGREGATED_V2BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+/// OpenAPI v2 in protobuf, as old kubectl insists on.
+pub(crate) const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// The smallest document: swagger "2.0", info with title and version, no paths. Old kubectl only needs it to parse.
+pub(crate) const OPENAPI_V2_BYTES: &[u8] = b"\x0a\x032.0\x12\x06\x0a\x01k\x12\x011\x42\x00";
+
+const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// Group and version of all that is served, the core first.
+pub(crate) fn versions() -> Vec<(&'static str, &'static str)> {
+    let mut all: Vec<(&str, &str)> = Vec::new();
+    let kinds = resources::all().iter().map(|k| (k.group, k.version));
+    for version in kinds.chain(REVIEWS.iter().map(|r| (r.group, r.version))) {
+        if !all.contains(&version) {
+            all.push(version);
+        }
+    }
+    all.sort();
+    all
+}
+
+fn kinds(group: &str, version: &str) -> impl Iterator<Item = &'static Descriptor> {
+    resources::all().iter().filter(move |k| k.group == group && k.version == version)
+}
+
+fn group_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+/// The aggregated form that an Accept header asks for first: its media type.
+pub(crate) fn aggregated(accept: &str) -> Option<&'static str> {
+    accept.split(',').find_map(|clause| {
+        let clause = clause.trim();
+        let has = |part: &str| clause.split(';').any(|p| p.trim() == part);
+        if !has("as=APIGroupDiscoveryList") || !has("g=apidiscovery.k8s.io") {
+            return None;
+        }
+        if has("v=v2") { Some(AGGREGATED_V2) } else if has("v=v2beta1") { Some(AGGREGATED_V2BETA1) } else { None }
+    })
+}
+
+/// `/api` in its old form.
+pub(crate) fn core_versions(config: &Config) -> Value {
+    let address = json!([{"clientCIDR": "0.0.0.0/0", "serverAddress": format!("kubernetes.default.svc:{}", config.port)}]);
+    json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": address})
+}
+
+/// One group.
+pub(crate) fn group(name: &str) -> Option<Value> {
+    let versions: Vec<Value> = versions()
+        .into_iter()
+        .filter(|(group, _)| *group == name && !name.is_empty())
+        .map(|(group, version)| json!({"groupVersion": group_version(group, version), "version": version}))
+        .collect();
+    let preferred = versions.first()?.clone();
+    Some(json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": versions, "preferredVersion": preferred}))
+}
+
+/// `/apis` in its old form.
+pub(crate) fn groups() -> Value {
+    let mut names: Vec<&str> = versions().into_iter().map(|(group, _)| group).filter(|g| !g.is_empty()).collect();
+    names.dedup();
+    let bare = |mut group: Value| {
+        if let Some(group) = group.as_object_mut() {
+            group.remove("kind");
+            group.remove("apiVersion");
+        }
+        group
+    };
+    let groups: Vec<Value> = names.into_iter().filter_map(group).map(bare).collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+/// `/api/v1`, `/apis/<group>/<version>`.
+pub(crate) fn resource_list(group: &str, version: &str) -> Option<Value> {
+    let mut list = Vec::new();
+    for kind in kinds(group, version) {
+        list.push(json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
+            "kind": kind.kind, "verbs": VERBS, "shortNames": kind.short_names, "categories": kind.categories}));
+        for sub in kind.subresources {
+            let (group, version, name, verbs) = response(kind, *sub);
+            let mut entry = json!({"name": format!("{}/{}", kind.plural, sub.name()), "singularName": "",
+                "namespaced": kind.namespaced, "kind": name, "verbs": verbs});
+            if (group, version) != (kind.group, kind.version) {
+                (entry["group"], entry["version"]) = (group.into(), version.into());
+            }
+            list.push(entry);
+        }
+    }
+    for review in REVIEWS.iter().filter(|r| r.group == group && r.version == version) {
+        list.push(json!({"name": review.plural, "singularName": "", "namespaced": false, "kind": review.kind,
+            "verbs": ["create"]}));
+    }
+    if list.is_empty() {
+        return None;
+    }
+    Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version(group, version), "resources": list}))
+}
+
+/// What a subresource speaks: group, version, kind, verbs.
+fn response(kind: &Descriptor, sub: Subresource) -> (&'static str, &'static str, &'static str, &'static [&'static str]) {
+    match sub {
+        Subresource::Status => (kind.group, kind.version, kind.kind, &["get", "patch", "update"]),
+        Subresource::Finalize => (kind.group, kind.version, kind.kind, &["update"]),
+        Subresource::Scale => ("autoscaling", "v1", "Scale", &["get", "patch", "update"]),
+        Subresource::Binding => ("", "v1", "Binding", &["create"]),
+        Subresource::Eviction => ("policy", "v1", "Eviction", &["create"]),
+        Subresource::Log => ("", "v1", "Pod", &["get"]),
+        Subresource::Exec => ("", "v1", "PodExecOptions", &["create", "get"]),
+        Subresource::Attach => ("", "v1", "PodAttachOptions", &["create", "get"]),
+        Subresource::PortForward => ("", "v1", "PodPortForwardOptions", &["create", "get"]),
+    }
+}
+
+/// `/api` or `/apis` in the aggregated form.
+pub(crate) fn discovery_list(core: bool, media_type: &str) -> Value {
+    let mut names: Vec<&str> = versions().into_iter().map(|(g, _)| g).filter(|g| g.is_empty() == core).collect();
+    names.dedup();
+    let items: Vec<Value> = names
+        .into_iter()
+        .map(|name| {
+            let versions: Vec<Value> = versions()
+                .into_iter()
+                .filter(|(group, _)| *group == name)
+                .map(|(group, version)| json!({"version": version, "resources": aggregated_resources(group, version), "freshness": "Current"}))
+                .collect();
+            json!({"metadata": {"name": name, "creationTimestamp": null}, "versions": versions})
+        })
+        .collect();
+    let version = if media_type == AGGREGATED_V2 { "apidiscovery.k8s.io/v2" } else { "apidiscovery.k8s.io/v2beta1" };
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": version, "metadata": {}, "items": items})
+}
+
+fn aggregated_resources(group: &str, version: &str) -> Vec<Value> {
+    let speaks = |(group, version, kind): (&str, &str, &str)| json!({"group": group, "version": version, "kind": kind});
+    let scope = |namespaced: bool| if namespaced { "Namespaced" } else { "Cluster" };
+    let mut list: Vec<Value> = kinds(group, version)
+        .map(|kind| {
+            let subs: Vec<Value> = kind
+                .subresources
+                .iter()
+                .map(|sub| {
+                    let (group, version, name, verbs) = response(kind, *sub);
+                    json!({"subresource": sub.name(), "responseKind": speaks((group, version, name)), "verbs": verbs})
+                })
+                .collect();
+            json!({"resource": kind.plural, "responseKind": speaks((kind.group, kind.version, kind.kind)),
+                "scope": scope(kind.namespaced), "singularResource": kind.singular, "verbs": VERBS,
+                "shortNames": kind.short_names, "categories": kind.categories, "subresources": subs})
+        })
+        .collect();
+    let reviews = REVIEWS.iter().filter(|r| r.group == group && r.version == version);
+    list.extend(reviews.map(|r| {
+        json!({"resource": r.plural, "responseKind": speaks((r.group, r.version, r.kind)), "scope": "Cluster",
+            "singularResource": "", "verbs": ["create"]})
+    }));
+    list
+}
+
+/// `/version`.
+pub(crate) fn version(config: &Config) -> Value {
+    let numbers = config.git_version.trim_start_matches('v');
+    let mut parts = numbers.split('.');
+    let (major, minor) = (parts.next().unwrap_or("1"), parts.next().unwrap_or("0"));
+    json!({"major": major, "minor": minor, "gitVersion": config.git_version, "gitCommit": config.git_commit,
+        "gitTreeState": "clean", "buildDate": config.build_date, "goVersion": "none",
+        "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH)})
+}
+
+/// `/openapi/v2` for who takes JSON.
+pub(crate) fn openapi_v2(config: &Config) -> Value {
+    json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": config.git_version}, "paths": {}})
+}
+
+/// `/openapi/v3`.
+pub(crate) fn openapi_v3(hash: impl Fn(&Value) -> String) -> Value {
+    let mut paths = serde_json::Map::new();
+    for (group, version) in versions() {
+        let path = openapi_path(group, version);
+        let Some(document) = openapi_v3_group(group, version) else { continue };
+        let url = format!("/openapi/v3/{path}?hash={}", hash(&document));
+        paths.insert(path, json!({"serverRelativeURL": url}));
+    }
+    json!({"paths": paths})
+}
+
+fn openapi_path(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+/// One group version's document: paths and what kubectl asks of them (that writes take `fieldValidation`). Without
+/// schemas clients fall back to what they know of the kinds themselves.
+pub(crate) fn openapi_v3_group(group: &str, version: &str) -> Option<Value> {
+    let mut paths = serde_json::Map::new();
+    for kind in kinds(group, version) {
+        let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+        let parameter = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
+        let writes = [parameter("dryRun"), parameter("fieldManager"), parameter("fieldValidation")];
+        let operation = |action: &str, write: bool| {
+            let parameters = if write { writes.to_vec() } else { Vec::new() };
+            json!({"x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk, "parameters": parameters,
+                "responses": {"200": {"description": "OK"}}})
+        };
+        let base = openapi_path(group, version);
+        let scope = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
+        let collection = json!({"get": operation("list", false), "post": operation("post", true)});
+        let object = json!({"get": operation("get", false), "put": operation("put", true),
+            "patch": operation("patch", true), "delete": operation("delete", true)});
+        paths.insert(format!("/{base}{scope}/{}", kind.plural), collection);
+        paths.insert(format!("/{base}{scope}/{}/{{name}}", kind.plural), object);
+    }
+    let served = versions().contains(&(group, version));
+    served.then(|| json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1.36"}, "paths": paths,
+        "components": {"schemas": {}}}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_a_client_asks_for() {
+        let new = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+        let old = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+        assert_eq!(aggregated(new), Some(AGGREGATED_V2));
+        assert_eq!(aggregated(old), Some(AGGREGATED_V2BETA1));
+        assert_eq!(aggregated("application/json, */*"), None);
+    }
+
+    #[test]
+    fn both_forms_tell_the_same() {
+        for (group, version) in versions() {
+            let old = resource_list(group, version).unwrap();
+            let names: Vec<&str> =
+                old["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).filter(|n| !n.contains('/')).collect();
+            let new = aggregated_resources(group, version);
+            let resources: Vec<&str> = new.iter().map(|r| r["resource"].as_str().unwrap()).collect();
+            assert_eq!(names, resources);
+        }
+        assert!(group("apps").is_some() && group("nope").is_none() && group("").is_none());
+        assert_eq!(OPENAPI_V2_BYTES.len(), 15);
+    }
+}

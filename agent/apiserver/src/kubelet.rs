@@ -1,0 +1,150 @@
+//! What only a node can answer: logs, exec, attach, port-forward. The request is carried to the kubelet and its answer,
+//! or the connection it is upgraded to, back.
+
+use crate::engine::Engine;
+use crate::object::{list, name, text};
+use crate::path::Target;
+use crate::query::Query;
+use crate::status::{Result, Status};
+use axum::body::Body;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use hyper_util::rt::TokioIo;
+use resources::Subresource;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A connection to a kubelet.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// The way to the kubelets.
+#[async_trait::async_trait]
+pub trait Kubelets: Send + Sync + 'static {
+    /// An authenticated connection to the kubelet of this Node object.
+    async fn connect(&self, node: &Value) -> std::io::Result<Box<dyn Stream>>;
+}
+
+/// Headers that belong to one connection (RFC 9110, 7.6.1) and are not carried on, but for those of an upgrade.
+const HOP: [header::HeaderName; 5] =
+    [header::HOST, header::TRANSFER_ENCODING, header::TE, header::TRAILER, header::PROXY_AUTHORIZATION];
+
+impl Engine {
+    /// Carries a request about a pod to its kubelet.
+    pub async fn to_kubelet(
+        &self,
+        target: &Target,
+        pod_name: &str,
+        sub: Subresource,
+        query: &Query,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>> {
+        let pod = self.get(target, pod_name)?;
+        let path = kubelet_path(&pod, sub, query, request.uri())?;
+        let host = text(&pod, "/spec/nodeName");
+        if host.is_empty() {
+            return Err(Status::bad_request(format!("pod {pod_name} does not have a host assigned")));
+        }
+        let nodes = resources::find("", "v1", "nodes").ok_or_else(Status::no_resource)?;
+        let node = self.get(&Target { kind: nodes, namespace: None, name: None, subresource: None }, host)?;
+        let dial = |e: &dyn std::fmt::Display| Status::internal(format!("error dialing backend: node {host}: {e}"));
+        let stream = self.kubelets.connect(&node).await.map_err(|e| dial(&e))?;
+        let client = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = client.map_err(|e| dial(&e))?;
+        tokio::spawn(connection.with_upgrades());
+        let upgrade = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
+        let outgoing = outgoing(request, path, host)?;
+        let mut answer = sender.send_request(outgoing).await.map_err(|e| dial(&e))?;
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let kubelet = hyper::upgrade::on(&mut answer);
+            let client = upgrade.ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
+            tokio::spawn(join(client, kubelet));
+        }
+        Ok(answer.map(Body::new))
+    }
+}
+
+/// Copies both ways until one side is done.
+async fn join(client: hyper::upgrade::OnUpgrade, kubelet: hyper::upgrade::OnUpgrade) {
+    if let (Ok(client), Ok(kubelet)) = tokio::join!(client, kubelet) {
+        let (mut client, mut kubelet) = (TokioIo::new(client), TokioIo::new(kubelet));
+        // Either end may vanish at any time; that ends the session and is nobody's error.
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut kubelet).await;
+    }
+}
+
+fn outgoing(request: Request<Body>, path: Uri, host: &str) -> Result<Request<Body>> {
+    let (parts, body) = request.into_parts();
+    let mut headers: HeaderMap = parts.headers;
+    for name in HOP {
+        headers.remove(name);
+    }
+    headers.remove(header::AUTHORIZATION);
+    headers.insert(header::HOST, HeaderValue::from_str(host).map_err(Status::internal)?);
+    let mut outgoing = Request::new(body);
+    *outgoing.method_mut() = parts.method;
+    *outgoing.uri_mut() = path;
+    *outgoing.headers_mut() = headers;
+    Ok(outgoing)
+}
+
+fn kubelet_path(pod: &Value, sub: Subresource, query: &Query, uri: &Uri) -> Result<Uri> {
+    let (namespace, pod_name) = (text(pod, "/metadata/namespace"), name(pod));
+    let verb = match sub {
+        Subresource::Log => "containerLogs",
+        Subresource::Exec => "exec",
+        Subresource::Attach => "attach",
+        _ => "portForward",
+    };
+    let container = match sub {
+        Subresource::PortForward => String::new(),
+        _ => format!("/{}", container(pod, query.get("container"))?),
+    };
+    let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    format!("/{verb}/{namespace}/{pod_name}{container}{query}").parse().map_err(Status::internal)
+}
+
+/// The container meant: the one named, the only one, or the one the pod says is its main one.
+fn container(pod: &Value, asked: Option<&str>) -> Result<String> {
+    let of = |pointer: &str| list(pod, pointer).iter().map(name_of).map(str::to_owned).collect::<Vec<_>>();
+    let main = of("/spec/containers");
+    let pod_name = name(pod);
+    if let Some(asked) = asked {
+        let known = main.iter().chain(&of("/spec/initContainers")).any(|c| c == asked);
+        return if known {
+            Ok(asked.to_owned())
+        } else {
+            Err(Status::bad_request(format!("container {asked} is not valid for pod {pod_name}")))
+        };
+    }
+    let annotated = text(pod, "/metadata/annotations/kubectl.kubernetes.io~1default-container");
+    match main.as_slice() {
+        [one] => Ok(one.clone()),
+        all if all.iter().any(|c| c == annotated) => Ok(annotated.to_owned()),
+        all => {
+            let choice = all.join(" ");
+            let message = format!("a container name must be specified for pod {pod_name}, choose one of: [{choice}]");
+            Err(Status::bad_request(message))
+        }
+    }
+}
+
+fn name_of(container: &Value) -> &str {
+    container["name"].as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_container_that_is_meant() {
+        let one = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}});
+        let two = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}]}});
+        assert_eq!(container(&one, None).unwrap(), "a");
+        assert_eq!(container(&two, Some("i")).unwrap(), "i");
+        let why = container(&two, None).unwrap_err().message;
+        assert_eq!(why, "a container name must be specified for pod p, choose one of: [a b]");
+        assert_eq!(container(&one, Some("z")).unwrap_err().message, "container z is not valid for pod p");
+    }
+}

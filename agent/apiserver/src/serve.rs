@@ -1,0 +1,287 @@
+//! From a request to its answer: route, user, permission, verb.
+
+use crate::auth::{self, Attributes, User};
+use crate::body;
+use crate::delete;
+use crate::discovery::{self, OPENAPI_V2_BYTES, OPENAPI_V2_PROTOBUF};
+use crate::engine::Engine;
+use crate::object;
+use crate::patch::Form;
+use crate::path::{Route, Target, route};
+use crate::query::Query;
+use crate::respond::{self, Format, plain_text};
+use crate::status::{self, Result, Status};
+use crate::write::{Options, Part};
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use resources::Subresource;
+use serde_json::{Value, json};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+impl Engine {
+    /// Answers a request.
+    pub async fn serve(&self, request: Request<Body>) -> Response<Body> {
+        self.dispatch(request).await.unwrap_or_else(|status| respond::failure(&status))
+    }
+
+    async fn dispatch(&self, request: Request<Body>) -> Result<Response<Body>> {
+        let route = route(request.uri().path());
+        let query = Query::read(request.uri())?;
+        match &route {
+            Route::Health { name } => return Ok(self.health(name, &query)),
+            Route::Version => return Ok(Format::negotiate(request.headers(), &query)?.answer(StatusCode::OK, &discovery::version(&self.config))),
+            _ => {}
+        }
+        let user = request.extensions().get::<User>().cloned().ok_or_else(Status::unauthorized)?;
+        if !*self.leading.borrow() {
+            return Err(Status::unavailable("no leader is known, or this node stopped leading: try again"));
+        }
+        match route {
+            Route::Object(target) => self.object(&user, target, &query, request).await,
+            Route::Review { plural, .. } => {
+                let format = Format::negotiate(request.headers(), &query)?;
+                if request.method() != Method::POST {
+                    return Err(Status::method_not_allowed());
+                }
+                let (question, _) = self.body(request).await?;
+                Ok(format.answer(StatusCode::CREATED, &self.review(&user, &plural, question)?))
+            }
+            route => {
+                let path = request.uri().path();
+                let attributes = Attributes { verb: "get", path, ..Attributes::default() };
+                auth::check(&user, &attributes, &|_, _| None)?;
+                self.about(&route, &query, &request)
+            }
+        }
+    }
+
+    fn health(&self, name: &str, query: &Query) -> Response<Body> {
+        let leading = *self.leading.borrow();
+        // A node that follows is alive; ready is who can answer.
+        if name == "readyz" && !leading {
+            return plain_text(StatusCode::SERVICE_UNAVAILABLE, "[-]leader failed: this node does not lead\n".into());
+        }
+        let text = if query.flag("verbose") { format!("[+]ping ok\n[+]store ok\n{name} check passed\n") } else { "ok".into() };
+        plain_text(StatusCode::OK, text)
+    }
+
+    /// Discovery and OpenAPI.
+    fn about(&self, route: &Route, query: &Query, request: &Request<Body>) -> Result<Response<Body>> {
+        let headers = request.headers();
+        let accept = respond::text(headers, header::ACCEPT);
+        let aggregated = discovery::aggregated(accept);
+        let value = match route {
+            Route::Root => json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
+            Route::CoreVersions | Route::Groups if aggregated.is_some() => {
+                let media_type = aggregated.unwrap_or(discovery::AGGREGATED_V2);
+                let value = discovery::discovery_list(matches!(route, Route::CoreVersions), media_type);
+                return tagged(request, media_type, serde_json::to_vec(&value).map_err(Status::internal)?);
+            }
+            Route::CoreVersions => discovery::core_versions(&self.config),
+            Route::Groups => discovery::groups(),
+            Route::Group(name) => discovery::group(name).ok_or_else(Status::no_resource)?,
+            Route::Resources { group, version } => discovery::resource_list(group, version).ok_or_else(Status::no_resource)?,
+            Route::OpenApiV2 if accept.contains("proto-openapi.spec.v2") => {
+                return tagged(request, OPENAPI_V2_PROTOBUF, OPENAPI_V2_BYTES.to_vec());
+            }
+            Route::OpenApiV2 => discovery::openapi_v2(&self.config),
+            Route::OpenApiV3 => discovery::openapi_v3(|document| format!("{:016X}", hash(document.to_string().as_bytes()))),
+            Route::OpenApiV3Group { group, version } => {
+                let document = discovery::openapi_v3_group(group, version).ok_or_else(Status::no_resource)?;
+                return tagged(request, "application/json", serde_json::to_vec(&document).map_err(Status::internal)?);
+            }
+            _ => return Err(Status::no_resource()),
+        };
+        Ok(Format::negotiate(headers, query).unwrap_or_else(|_| Format::plain()).answer(StatusCode::OK, &value))
+    }
+
+    async fn object(&self, user: &User, target: Target, query: &Query, request: Request<Body>) -> Result<Response<Body>> {
+        let verb = verb(request.method(), &target, query)?;
+        let attributes = Attributes {
+            verb,
+            group: target.kind.group,
+            plural: target.kind.plural,
+            subresource: target.subresource.as_deref().unwrap_or_default(),
+            namespace: target.namespace.as_deref().unwrap_or_default(),
+            name: target.name.as_deref().unwrap_or_default(),
+            path: "",
+        };
+        auth::check(user, &attributes, &|namespace, name| self.pod(namespace, name))?;
+        match (&target.name, &target.subresource) {
+            (Some(name), Some(sub)) => {
+                let name = name.clone();
+                let known = target.kind.subresources.iter().find(|s| s.name() == sub).copied();
+                self.sub(&target, &name, known.ok_or_else(Status::no_resource)?, query, request).await
+            }
+            _ => self.main(user, &target, verb, query, request).await,
+        }
+    }
+
+    /// The eight verbs on objects and collections.
+    async fn main(&self, user: &User, target: &Target, verb: &str, query: &Query, request: Request<Body>) -> Result<Response<Body>> {
+        let format = Format::negotiate(request.headers(), query)?;
+        let name = target.name.as_deref().unwrap_or_default();
+        let kind = target.kind;
+        match verb {
+            "get" => Ok(format.answer(StatusCode::OK, &format.object(kind, self.get(target, name)?, true))),
+            "list" => Ok(format.answer(StatusCode::OK, &self.list(target, query, &format)?)),
+            "watch" => self.watch(target, query, format),
+            "create" => {
+                let mut options = Options::read(query)?;
+                let (mut object, duplicates) = self.body(request).await?;
+                options.conform(kind, &mut object, duplicates)?;
+                let made = self.create(user, target, object, &options).await?;
+                Ok(warn(format.answer(StatusCode::CREATED, &format.object(kind, made, true)), &options))
+            }
+            "update" => self.replace(target, name, Part::Main, query, request, &format).await,
+            "patch" => self.amend(target, name, Part::Main, query, request, &format).await,
+            "delete" => {
+                let (body, _) = self.body(request).await?;
+                let options = delete::Options::read(&body, query)?;
+                let left = self.delete(target, name, &options).await?;
+                // What is shown may be the object or a Status that says it is gone.
+                let shown = if object::text(&left, "/kind") == "Status" { left } else { format.object(kind, left, true) };
+                Ok(format.answer(StatusCode::OK, &shown))
+            }
+            _ => {
+                let (body, _) = self.body(request).await?;
+                let options = delete::Options::read(&body, query)?;
+                Ok(format.answer(StatusCode::OK, &self.delete_collection(target, query, &options, &format).await?))
+            }
+        }
+    }
+
+    async fn sub(&self, target: &Target, name: &str, sub: Subresource, query: &Query, request: Request<Body>) -> Result<Response<Body>> {
+        let method = request.method().clone();
+        if matches!(sub, Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward) {
+            return self.to_kubelet(target, name, sub, query, request).await;
+        }
+        let format = Format::negotiate(request.headers(), query)?;
+        match (sub, method) {
+            (Subresource::Status, Method::GET) => {
+                Ok(format.answer(StatusCode::OK, &format.object(target.kind, self.get(target, name)?, true)))
+            }
+            (Subresource::Status, Method::PUT) => self.replace(target, name, Part::Status, query, request, &format).await,
+            (Subresource::Status, Method::PATCH) => self.amend(target, name, Part::Status, query, request, &format).await,
+            (Subresource::Scale, Method::GET) => Ok(format.answer(StatusCode::OK, &self.scale(target, name)?)),
+            (Subresource::Scale, Method::PUT) => {
+                let (sent, _) = self.body(request).await?;
+                let dry_run = query.dry_run()?;
+                let scale = self.rescale(target, name, dry_run, |_| Ok(sent.clone())).await?;
+                Ok(format.answer(StatusCode::OK, &scale))
+            }
+            (Subresource::Scale, Method::PATCH) => {
+                let form = Form::read(&body::media_type(request.headers()))?;
+                let patch = self.patch_body(request).await?;
+                let dry_run = query.dry_run()?;
+                let scale = self.rescale(target, name, dry_run, |old| form.apply(target.kind, old, &patch)).await?;
+                Ok(format.answer(StatusCode::OK, &scale))
+            }
+            (Subresource::Binding, Method::POST) => {
+                let (binding, _) = self.body(request).await?;
+                self.bind(target, name, &binding).await?;
+                Ok(format.answer(StatusCode::CREATED, &status::success(target.kind, name, "")))
+            }
+            (Subresource::Eviction, Method::POST) => {
+                let (eviction, _) = self.body(request).await?;
+                let options = delete::Options::read(&eviction["deleteOptions"], query)?;
+                self.delete(target, name, &options).await?;
+                Ok(format.answer(StatusCode::CREATED, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})))
+            }
+            (Subresource::Finalize, Method::PUT) => {
+                let (sent, _) = self.body(request).await?;
+                let left = self.finalize(target, name, &sent, query.dry_run()?).await?;
+                Ok(format.answer(StatusCode::OK, &left))
+            }
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    async fn replace(&self, target: &Target, name: &str, part: Part, query: &Query, request: Request<Body>, format: &Format) -> Result<Response<Body>> {
+        let mut options = Options::read(query)?;
+        let (mut object, duplicates) = self.body(request).await?;
+        options.conform(target.kind, &mut object, duplicates)?;
+        let changed = self.update(target, name, object, part, &options).await?;
+        Ok(warn(format.answer(StatusCode::OK, &format.object(target.kind, changed, true)), &options))
+    }
+
+    async fn amend(&self, target: &Target, name: &str, part: Part, query: &Query, request: Request<Body>, format: &Format) -> Result<Response<Body>> {
+        let mut options = Options::read(query)?;
+        let form = Form::read(&body::media_type(request.headers()))?;
+        let patch = self.patch_body(request).await?;
+        let changed = self.patch(target, name, form, &patch, part, &mut options).await?;
+        Ok(warn(format.answer(StatusCode::OK, &format.object(target.kind, changed, true)), &options))
+    }
+
+    /// A body, `null` when there is none.
+    async fn body(&self, request: Request<Body>) -> Result<(Value, Vec<String>)> {
+        let (media_type, bytes) = self.bytes(request).await?;
+        if bytes.is_empty() { Ok((Value::Null, Vec::new())) } else { body::decode(&media_type, &bytes, self.config.max_body) }
+    }
+
+    /// Patches are JSON whatever their form; clients also send YAML.
+    async fn patch_body(&self, request: Request<Body>) -> Result<Value> {
+        let (_, bytes) = self.bytes(request).await?;
+        Ok(body::decode("application/json", &bytes, self.config.max_body)?.0)
+    }
+
+    async fn bytes(&self, request: Request<Body>) -> Result<(String, Bytes)> {
+        let media_type = body::media_type(request.headers());
+        Ok((media_type, body::read(request.into_body(), self.config.max_body).await?))
+    }
+}
+
+/// What a method on a target asks for, as permissions name it.
+fn verb(method: &Method, target: &Target, query: &Query) -> Result<&'static str> {
+    let (name, sub) = (target.name.is_some(), target.subresource.as_deref());
+    Ok(match *method {
+        // Streams into a pod are made, however they are opened.
+        Method::GET | Method::POST if matches!(sub, Some("exec" | "attach" | "portforward")) => "create",
+        Method::GET | Method::HEAD if query.flag("watch") && sub.is_none() => "watch",
+        Method::GET | Method::HEAD if name => "get",
+        Method::GET | Method::HEAD => "list",
+        Method::POST if !name || sub.is_some() => "create",
+        Method::PUT if name => "update",
+        Method::PATCH if name => "patch",
+        Method::DELETE if sub.is_some() => return Err(Status::method_not_allowed()),
+        Method::DELETE if name => "delete",
+        Method::DELETE => "deletecollection",
+        _ => return Err(Status::method_not_allowed()),
+    })
+}
+
+/// Adds what the client should know (RFC 9111's predecessor's Warning header, code 299).
+fn warn(mut response: Response<Body>, options: &Options) -> Response<Body> {
+    for warning in options.warnings.iter().take(16) {
+        let text = warning.replace(['\\', '"'], "'").chars().filter(|c| !c.is_control()).collect::<String>();
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    response
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// An answer with an ETag, or 304 to whom has it already.
+fn tagged(request: &Request<Body>, media_type: &'static str, bytes: Vec<u8>) -> Result<Response<Body>> {
+    let tag = format!("\"{:016X}\"", hash(&bytes));
+    let known = respond::text(request.headers(), header::IF_NONE_MATCH) == tag;
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, HeaderValue::from_str(&tag).map_err(Status::internal)?);
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    if known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return Ok(response);
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    *response.body_mut() = Body::from(bytes);
+    Ok(response)
+}

@@ -1,0 +1,121 @@
+//! scale, binding, eviction, finalize: other ways to look at an object, or to change it.
+
+use crate::engine::Engine;
+use crate::object::{self, load, text};
+use crate::path::Target;
+use crate::status::{Result, Status};
+use crate::write::Part;
+use resources::labels::Selector;
+use serde_json::{Value, json};
+use store::{CommitError, Expect, Txn, Write};
+
+/// How often a binding is tried again when somebody else writes the pod meanwhile.
+const ATTEMPTS: usize = 64;
+
+impl Engine {
+    /// An object as autoscaling/v1 Scale.
+    pub fn scale(&self, target: &Target, name: &str) -> Result<Value> {
+        Ok(as_scale(&self.get(target, name)?))
+    }
+
+    /// Sets the replicas that a changed Scale asks for.
+    pub async fn rescale(
+        &self,
+        target: &Target,
+        name: &str,
+        dry_run: bool,
+        mut change: impl FnMut(&Value) -> Result<Value> + Send,
+    ) -> Result<Value> {
+        let make = |old: &Value| {
+            let scale = change(&as_scale(old))?;
+            let mut new = old.clone();
+            let replicas = scale["spec"]["replicas"].clone();
+            let replicas = if replicas.is_null() { json!(0) } else { replicas };
+            if !replicas.is_i64() && !replicas.is_u64() {
+                return Err(Status::bad_request("spec.replicas is not a number"));
+            }
+            new["spec"]["replicas"] = replicas;
+            let asked = text(&scale, "/metadata/resourceVersion").to_owned();
+            if !asked.is_empty() {
+                object::meta(&mut new).insert("resourceVersion".into(), asked.into());
+            }
+            Ok(new)
+        };
+        Ok(as_scale(&self.change(target, name, Part::Main, dry_run, make).await?))
+    }
+
+    /// Gives a pod its node.
+    pub async fn bind(&self, target: &Target, name: &str, binding: &Value) -> Result<()> {
+        let kind = target.kind;
+        let node = text(binding, "/target/name");
+        if node.is_empty() {
+            return Err(Status::bad_request("Binding: target.name: Required value"));
+        }
+        for _ in 0..ATTEMPTS {
+            let record = self.record(kind, target.namespace.as_deref(), name)?;
+            let mut pod = load(&record)?;
+            let wanted = text(binding, "/metadata/uid");
+            if !wanted.is_empty() && wanted != text(&pod, "/metadata/uid") {
+                return Err(Status::conflict(kind, name, "the pod was replaced by another of its name"));
+            }
+            if object::deleting(&pod) {
+                return Err(Status::conflict(kind, name, &format!("pod {name} is being deleted, cannot be assigned to a host")));
+            }
+            let bound = text(&pod, "/spec/nodeName");
+            if !bound.is_empty() {
+                return Err(Status::conflict(kind, name, &format!("pod {name} is already assigned to node {bound:?}")));
+            }
+            pod["spec"]["nodeName"] = node.into();
+            scheduled(&mut pod);
+            let value = Some(object::bytes(&pod)?);
+            let write = Write { key: record.key.to_string(), expect: Expect::Modified(record.modified), value };
+            match self.kv(kind).commit(Txn { writes: vec![write] }).await {
+                Ok(_) => return Ok(()),
+                Err(CommitError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Status::modified(kind, name))
+    }
+
+    /// Takes finalizers of a namespace's content away; the last one ends it.
+    pub async fn finalize(&self, target: &Target, name: &str, sent: &Value, dry_run: bool) -> Result<Value> {
+        let finalizers = sent["spec"]["finalizers"].clone();
+        let make = |old: &Value| {
+            let mut new = old.clone();
+            new["spec"]["finalizers"] = if finalizers.is_array() { finalizers.clone() } else { json!([]) };
+            Ok(new)
+        };
+        self.change(target, name, Part::Whole, dry_run, make).await
+    }
+}
+
+/// Marks a pod as scheduled.
+fn scheduled(pod: &mut Value) {
+    let status = object::field(object::as_map(pod), "status");
+    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+    if let Some(conditions) = conditions.as_array_mut() {
+        conditions.retain(|c| c["type"] != "PodScheduled");
+        let now = object::timestamp(0);
+        conditions.push(json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}));
+    }
+}
+
+fn as_scale(object: &Value) -> Value {
+    let meta = &object["metadata"];
+    let selector = &object["spec"]["selector"];
+    // ReplicationControllers select by a plain map.
+    let plain = selector.as_object().is_some_and(|map| map.values().all(Value::is_string));
+    let selector = if plain {
+        Selector::from_map(selector).to_string()
+    } else {
+        Selector::from_label_selector(selector).map(|s| s.to_string()).unwrap_or_default()
+    };
+    json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1",
+        "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"],
+            "resourceVersion": meta["resourceVersion"], "creationTimestamp": meta["creationTimestamp"]},
+        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
+        "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0), "selector": selector},
+    })
+}
