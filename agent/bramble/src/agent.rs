@@ -243,7 +243,10 @@ impl Agent {
     pub async fn token(&self) -> Result<Value> {
         let node = self.node.lock().await;
         let running = node.as_ref().context("this node is in no cluster")?;
-        ensure!(running.store.status().borrow().leading, "tokens are made on the leader: kube-config info names it");
+        ensure!(
+            running.store.status().borrow().leading,
+            "tokens are made on the leader: kube-config info names it"
+        );
         Ok(json!(gate::new_token(&running.store).await?.to_string()))
     }
 

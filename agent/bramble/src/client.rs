@@ -83,12 +83,15 @@ impl Service<Request<kube::client::Body>> for NodeClient {
     }
 }
 
+/// The leader's Raft id, as known when the connection was made, and the connection.
+type ToLeader = (Option<u64>, Client<Leader, Body>);
+
 /// HTTP/2 to whoever leads: one connection per leader, dropped with its leadership.
 #[derive(Clone)]
 struct Remote {
     dialer: Dialer,
     tls: Arc<ClientConfig>,
-    current: Arc<Mutex<Option<(Option<u64>, Client<Leader, Body>)>>>,
+    current: Arc<Mutex<Option<ToLeader>>>,
 }
 
 impl Remote {
@@ -168,7 +171,11 @@ impl hyper::rt::Read for Stream {
 }
 
 impl hyper::rt::Write for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }
 

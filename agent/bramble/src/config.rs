@@ -98,7 +98,8 @@ impl Config {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
         };
-        let mut config: Self = toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))?;
+        let mut config: Self =
+            toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))?;
         if config.node_name.is_empty() {
             config.node_name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
         }
@@ -179,7 +180,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
         assert_eq!(Config::read(&path).unwrap().api_port, 6443);
-        let text = "node_name = \"pi\"\n[registries.\"docker.io\"]\nmirrors = [\"http://192.168.1.1:5000\"]\n";
+        let text =
+            "node_name = \"pi\"\n[registries.\"docker.io\"]\nmirrors = [\"http://192.168.1.1:5000\"]\n";
         std::fs::write(&path, text).unwrap();
         let config = Config::read(&path).unwrap();
         assert_eq!(config.runtime().registries.hosts["docker.io"].mirrors, ["http://192.168.1.1:5000"]);

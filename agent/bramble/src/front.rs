@@ -167,7 +167,8 @@ impl Front {
     async fn raft(&self, stream: TcpStream) -> Result<()> {
         let accept = TlsAcceptor::from(self.peers.clone()).accept(stream);
         let stream = timeout(PATIENCE, accept).await.context("handshake too slow")??;
-        let chain = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).context("no certificate")?;
+        let chain =
+            stream.get_ref().1.peer_certificates().and_then(|c| c.first()).context("no certificate")?;
         let subject = Subject::of(chain)?;
         peers::serve(stream, subject, &self.roster, &self.store).await
     }
@@ -202,7 +203,9 @@ impl Front {
             served = connection.as_mut() => return served.map_err(|e| anyhow::anyhow!(e)),
             _ = leading.wait_for(|leading| !leading) => connection.as_mut().graceful_shutdown(),
         }
-        timeout(PATIENCE, connection).await.context("the client holds on to a node that no longer leads")?
+        timeout(PATIENCE, connection)
+            .await
+            .context("the client holds on to a node that no longer leads")?
             .map_err(|e| anyhow::anyhow!(e))
     }
 }
@@ -219,7 +222,11 @@ async fn answer(
         return gate.handle(request, subject, binding).await;
     }
     if let Some(subject) = subject {
-        request.extensions_mut().insert(User { name: subject.user, groups: subject.groups, ..User::default() });
+        request.extensions_mut().insert(User {
+            name: subject.user,
+            groups: subject.groups,
+            ..User::default()
+        });
     }
     api.handle(request).await
 }

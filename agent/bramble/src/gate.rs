@@ -61,7 +61,9 @@ impl Gate {
         port: u16,
     ) -> Self {
         let (cluster_id, settings) = cluster;
-        Self { inner: Arc::new(Inner { kv, leading, roster, health, cluster_id, settings, baked, port, api }) }
+        Self {
+            inner: Arc::new(Inner { kv, leading, roster, health, cluster_id, settings, baked, port, api }),
+        }
     }
 
     /// Answers one request.
@@ -93,12 +95,18 @@ impl Gate {
         json(&Hello { proof: BASE64.encode(join::proof(Side::Server, &secret, &binding, b"")) })
     }
 
-    async fn join(&self, request: Request<Body>, binding: Option<[u8; BINDING]>) -> Result<Response<Body>, Refusal> {
+    async fn join(
+        &self,
+        request: Request<Body>,
+        binding: Option<[u8; BINDING]>,
+    ) -> Result<Response<Body>, Refusal> {
         let binding = binding.ok_or_else(old_tls)?;
         let bad = |why: &str| (StatusCode::BAD_REQUEST, format!("the join request is not valid: {why}"));
-        let body: Bytes = axum::body::to_bytes(request.into_body(), MAX_BODY).await.map_err(|_| bad("too large"))?;
+        let body: Bytes =
+            axum::body::to_bytes(request.into_body(), MAX_BODY).await.map_err(|_| bad("too large"))?;
         let signed: SignedRequest = serde_json::from_slice(&body).map_err(|e| bad(&e.to_string()))?;
-        let request: join::Request = serde_json::from_str(&signed.request).map_err(|e| bad(&e.to_string()))?;
+        let request: join::Request =
+            serde_json::from_str(&signed.request).map_err(|e| bad(&e.to_string()))?;
         let secret = self.secret(&request.token)?;
         let proof = BASE64.decode(&signed.proof).map_err(|_| bad("the proof is not base64"))?;
         if !join::verify(Side::Joiner, &secret, &binding, signed.request.as_bytes(), &proof) {
@@ -172,14 +180,15 @@ impl Gate {
         if !status.is_success() && status != StatusCode::NOT_FOUND {
             return Err((status, "the Node object cannot be deleted".into()));
         }
-        self.put(format!("{MEMBERS}{}", member.name), Expect::Any, None).await?;
+        self.put(format!("{MEMBERS}{}", member.name), Expect::Any, None::<&Member>).await?;
         tracing::info!(node = member.name, "a node left");
         json(&())
     }
 
     /// The member that a certificate belongs to: it must be the present one of that name.
     fn node(&self, subject: Option<&Subject>) -> Result<Member, Refusal> {
-        let subject = subject.ok_or_else(|| (StatusCode::UNAUTHORIZED, "a node's certificate is needed".into()))?;
+        let subject =
+            subject.ok_or_else(|| (StatusCode::UNAUTHORIZED, "a node's certificate is needed".into()))?;
         let member = subject.node().and_then(|name| self.inner.roster.by_name(name));
         let member = member.filter(|m| m.key == subject.key);
         member.ok_or_else(|| (StatusCode::FORBIDDEN, "you are no member of this cluster".into()))
@@ -200,12 +209,18 @@ impl Gate {
             return Ok(baked.secret.clone());
         }
         let plain = !id.is_empty() && id.len() <= 16 && id.bytes().all(|b| b.is_ascii_alphanumeric());
-        let record = plain.then(|| self.inner.kv.get(&format!("{TOKENS}{id}"))).flatten().ok_or_else(unknown)?;
+        let record =
+            plain.then(|| self.inner.kv.get(&format!("{TOKENS}{id}"))).flatten().ok_or_else(unknown)?;
         let token: Token = serde_json::from_slice(&record.value).map_err(|e| internal(e.into()))?;
         Ok(token.secret)
     }
 
-    async fn put<T: serde::Serialize>(&self, key: String, expect: Expect, value: Option<&T>) -> Result<(), Refusal> {
+    async fn put<T: serde::Serialize>(
+        &self,
+        key: String,
+        expect: Expect,
+        value: Option<&T>,
+    ) -> Result<(), Refusal> {
         let value = value.map(serde_json::to_vec).transpose().map_err(|e| internal(e.into()))?;
         let write = Write { key, expect, value: value.map(Bytes::from) };
         let done = self.inner.kv.commit(Txn { writes: vec![write] }).await;

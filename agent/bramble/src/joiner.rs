@@ -35,7 +35,9 @@ pub struct Channel {
 impl Channel {
     /// Opens it; nothing is trusted yet.
     pub async fn open(host: SocketAddr) -> Result<Self> {
-        let stream = timeout(PATIENCE, TcpStream::connect(host)).await.map_err(|_| std::io::ErrorKind::TimedOut.into());
+        let stream = timeout(PATIENCE, TcpStream::connect(host))
+            .await
+            .map_err(|_| std::io::ErrorKind::TimedOut.into());
         let stream: TcpStream = stream.and_then(|s| s).with_context(|| {
             format!("no Bramble node answers at {host}: is that the address of a node on which kube-config enable-master has run?")
         })?;
@@ -55,8 +57,8 @@ impl Channel {
         let path = format!("{}join?token={}", crate::gate::PREFIX, token.id);
         let request = Request::get(path).body(Body::empty())?;
         let answer = self.exchange(request).await?;
-        let hello: Hello =
-            serde_json::from_slice(&answer).with_context(|| format!("the host at {} is not a Bramble master", self.host))?;
+        let hello: Hello = serde_json::from_slice(&answer)
+            .with_context(|| format!("the host at {} is not a Bramble master", self.host))?;
         let proof = BASE64.decode(hello.proof).unwrap_or_default();
         ensure!(
             join::verify(Side::Server, &token.secret, &self.binding, b"", &proof),
@@ -86,7 +88,8 @@ impl Channel {
         let body = timeout(PATIENCE, body).await.with_context(|| format!("{host} does not answer"))?;
         let body = body.map_err(|e| anyhow::anyhow!("the answer of {host}: {e}"))?.to_bytes();
         if !status.is_success() {
-            let text: String = String::from_utf8_lossy(&body).chars().filter(|c| !c.is_control()).take(300).collect();
+            let text: String =
+                String::from_utf8_lossy(&body).chars().filter(|c| !c.is_control()).take(300).collect();
             bail!("{host} refuses: {text}");
         }
         Ok(body.to_vec())

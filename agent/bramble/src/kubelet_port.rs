@@ -30,7 +30,12 @@ const STREAMS: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves the kubelet's routes until shut down.
-pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: axum::Router, shutdown: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    router: axum::Router,
+    shutdown: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(STREAMS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -58,10 +63,15 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: axum::
 
 async fn connection(stream: TcpStream, tls: Arc<ServerConfig>, router: axum::Router) -> Result<()> {
     stream.set_nodelay(true)?;
-    let stream = timeout(PATIENCE, TlsAcceptor::from(tls).accept(stream)).await.context("handshake too slow")??;
+    let stream =
+        timeout(PATIENCE, TlsAcceptor::from(tls).accept(stream)).await.context("handshake too slow")??;
     let chain = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).context("no certificate")?;
     let subject = Subject::of(chain)?;
-    anyhow::ensure!(subject.groups.iter().any(|g| g == MASTERS_GROUP), "{} may not use the kubelet", subject.user);
+    anyhow::ensure!(
+        subject.groups.iter().any(|g| g == MASTERS_GROUP),
+        "{} may not use the kubelet",
+        subject.user
+    );
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     let service = TowerToHyperService::new(router);
@@ -87,7 +97,8 @@ impl Kubelets for KubeletDialer {
         let address = address.ok_or_else(|| io::Error::other(format!("node {name} has no address")))?;
         let tls = self.tls().map_err(|e| io::Error::other(format!("{e:#}")))?;
         let connect = TcpStream::connect(SocketAddr::new(address, self.port));
-        let stream = timeout(PATIENCE, connect).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let stream =
+            timeout(PATIENCE, connect).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
         Ok(Box::new(TlsConnector::from(tls).connect(name, stream).await?))

@@ -89,10 +89,9 @@ impl Leader {
         let controllers = controllers::run(config, client.clone(), cancel.clone());
         let scheduler = scheduler::run(scheduler::Config::default(), client, cancel);
         let (controllers, scheduler) = tokio::join!(controllers, scheduler);
-        for error in [controllers.err().map(|e| e.to_string()), scheduler.err().map(|e| e.to_string())] {
-            if let Some(error) = error {
-                tracing::error!(error, "a control loop ended");
-            }
+        let errors = [controllers.err().map(|e| e.to_string()), scheduler.err().map(|e| e.to_string())];
+        for error in errors.into_iter().flatten() {
+            tracing::error!(error, "a control loop ended");
         }
     }
 
@@ -122,11 +121,19 @@ impl Leader {
     fn view(&self, status: &Status) -> View {
         let caught_up = |id: u64| {
             let progress = status.progress.iter().find(|p| p.id == id);
-            id == status.id || progress.is_some_and(|p| p.recent_active && p.matched + CAUGHT_UP >= status.last_index)
+            id == status.id
+                || progress.is_some_and(|p| p.recent_active && p.matched + CAUGHT_UP >= status.last_index)
         };
-        let candidates = self.roster.get().iter().map(|member| {
+        let members = self.roster.get();
+        let candidates = members.iter().map(|member| {
             let (healthy_for, away_for) = self.health.of(&member.name);
-            Candidate { id: member.id, vote: member.vote, healthy_for, away_for, caught_up: caught_up(member.id) }
+            Candidate {
+                id: member.id,
+                vote: member.vote,
+                healthy_for,
+                away_for,
+                caught_up: caught_up(member.id),
+            }
         });
         View {
             leader: status.id,

@@ -93,10 +93,15 @@ impl Running {
             found(&store, &state, &founding).await?;
         }
         let kv: Arc<dyn Kv> = Arc::new(store.clone());
-        let volatile = Arc::new(Volatile::new());
+        let volatile = Arc::new(Volatile::default());
         let leading = leading(&store, &tasks, &shutdown);
 
-        let api_config = apiserver::Config { service_cidr: state.settings.service_cidr, ..apiserver::Config::new(KUBERNETES) };
+        let api_config = apiserver::Config {
+            service_cidr: state.settings.service_cidr,
+            port: config.api_port,
+            git_version: KUBERNETES.to_owned(),
+            ..apiserver::Config::default()
+        };
         let kubelets = Arc::new(KubeletDialer { kv: kv.clone(), port: config.kubelet_port });
         let api = apiserver::Api::new(api_config, kv.clone(), volatile.clone(), leading.clone(), kubelets);
         let health = Health::new(config.node_monitor_grace());
@@ -104,7 +109,14 @@ impl Running {
         let certificate = Arc::new(Certificate::default());
         let cluster = (state.cluster_id.clone(), state.settings.clone());
         let gate = Gate::new(
-            kv.clone(), api.clone(), leading.clone(), roster.clone(), health.clone(), cluster, config.baked()?, config.api_port,
+            kv.clone(),
+            api.clone(),
+            leading.clone(),
+            roster.clone(),
+            health.clone(),
+            cluster,
+            config.baked()?,
+            config.api_port,
         );
         let front = Arc::new(Front {
             api: api.clone(),
@@ -118,7 +130,11 @@ impl Running {
             peers: pki::server(&ca, Certificate::fixed(&pair)?, true, &[pki::ALPN_RAFT])?,
         });
         let client = NodeClient::new(
-            api.clone(), client::node(&state.member.name), leading.clone(), dialer, pki::client(&ca, &pair, &[b"h2"])?,
+            api.clone(),
+            client::node(&state.member.name),
+            leading.clone(),
+            dialer,
+            pki::client(&ca, &pair, &[b"h2"])?,
         );
 
         let spawn = Spawner { tasks: &tasks, shutdown: &shutdown };
@@ -127,11 +143,26 @@ impl Running {
         spawn.task(keep_members(files.clone(), roster.clone()));
         tasks.spawn(front.run(ports.api, shutdown.clone()));
         let leader = Leader {
-            api, store: store.clone(), volatile, roster: roster.clone(), health, config: config.clone(),
+            api,
+            store: store.clone(),
+            volatile,
+            roster: roster.clone(),
+            health,
+            config: config.clone(),
             settings: state.settings.clone(),
         };
         tasks.spawn(leader.run(leading, shutdown.clone()));
-        let node = Parts { config, runtime, files, state: &state, store: &store, roster: &roster, client: &client, pair, ca };
+        let node = Parts {
+            config,
+            runtime,
+            files,
+            state: &state,
+            store: &store,
+            roster: &roster,
+            client: &client,
+            pair,
+            ca,
+        };
         node.start(ports.kubelet, ports.status, &spawn).await?;
         Ok(Self { state, store, roster, client, shutdown, tasks })
     }
@@ -236,10 +267,20 @@ impl Parts<'_> {
         let name = self.state.member.name.clone();
         let client = kube::Client::new(self.client.clone(), "default");
         let (keeper, pods) = Keeper::start(self.state.clone(), self.files.clone()).await?;
-        spawn.task(refresh_members(self.client.clone(), self.roster.clone(), self.store.clone(), keeper.news()));
+        spawn.task(refresh_members(
+            self.client.clone(),
+            self.roster.clone(),
+            self.store.clone(),
+            keeper.news(),
+        ));
         spawn.task(keeper.run(client.clone()));
 
-        let node = kubelet::Kubelet::new(self.kubelet(), client.clone(), self.runtime.clone(), Arc::new(pods.clone()));
+        let node = kubelet::Kubelet::new(
+            self.kubelet(),
+            client.clone(),
+            self.runtime.clone(),
+            Arc::new(pods.clone()),
+        );
         let tls = pki::server(&self.ca, Certificate::fixed(&self.pair)?, true, &[b"http/1.1"])?;
         spawn.tasks.spawn(kubelet_port::serve(kubelet_port, tls, node.router(), spawn.shutdown.clone()));
         let (ready, network) = (node.clone(), pods.clone());
@@ -260,7 +301,10 @@ impl Parts<'_> {
             ..proxy::Config::new(name, settings.service_cidr, self.state.member.addresses.clone())
         };
         let dns_config = dns::Config::new(
-            vec![dns_address], settings.domain.clone(), self.upstream(settings), vec![settings.service_cidr, settings.cluster_cidr],
+            vec![dns_address],
+            settings.domain.clone(),
+            self.upstream(settings),
+            vec![settings.service_cidr, settings.cluster_cidr],
         );
         let (network, proxy_client) = (pods.clone(), client.clone());
         spawn.part("proxy", move |shutdown| {
@@ -286,13 +330,26 @@ impl Parts<'_> {
         });
     }
 
-    fn status_pages(&self, name: String, client: kube::Client, port: tokio::net::TcpListener, spawn: &Spawner<'_>) {
-        let raft = crate::raft_status::follow(self.store.status(), self.roster.clone(), name.clone(), spawn.tasks, spawn.shutdown);
+    fn status_pages(
+        &self,
+        name: String,
+        client: kube::Client,
+        port: tokio::net::TcpListener,
+        spawn: &Spawner<'_>,
+    ) {
+        let raft = crate::raft_status::follow(
+            self.store.status(),
+            self.roster.clone(),
+            name.clone(),
+            spawn.tasks,
+            spawn.shutdown,
+        );
         let config = dashboard::Config { node_name: name, version: KUBERNETES.to_owned() };
         let router = dashboard::router(config, client, raft);
         let shutdown = spawn.shutdown.clone();
         spawn.task(async move {
-            let served = axum::serve(port, router).with_graceful_shutdown(async move { shutdown.cancelled().await });
+            let served =
+                axum::serve(port, router).with_graceful_shutdown(async move { shutdown.cancelled().await });
             if let Err(error) = served.await {
                 tracing::error!(%error, "the status pages ended");
             }
@@ -325,7 +382,8 @@ impl Parts<'_> {
         }
         let own: IpAddr = settings.dns_address().into();
         let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let servers = text.lines().filter_map(|l| l.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
+        let servers =
+            text.lines().filter_map(|l| l.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
         servers.filter(|ip| *ip != own).map(|ip| SocketAddr::new(ip, 53)).collect()
     }
 }

@@ -47,7 +47,8 @@ impl kubelet::PodNetwork for Pods {
 impl Pods {
     async fn up(&self) -> Result<Arc<Network>, String> {
         let mut network = self.network.clone();
-        let up = network.wait_for(Option::is_some).await.map_err(|_| "the node is shutting down".to_owned())?;
+        let up =
+            network.wait_for(Option::is_some).await.map_err(|_| "the node is shutting down".to_owned())?;
         up.clone().ok_or_else(|| "the pod network is not up".to_owned())
     }
 
@@ -146,9 +147,10 @@ impl Keeper {
         {
             self.up(range).await?;
         }
-        let peers = nodes.iter().filter(|n| n.name_any() != self.state.member.name).filter_map(|n| {
-            Some(Peer { name: n.name_any(), address: address(n)?, pod_cidr: range_of(n)? })
-        });
+        let peers = nodes
+            .iter()
+            .filter(|n| n.name_any() != self.state.member.name)
+            .filter_map(|n| Some(Peer { name: n.name_any(), address: address(n)?, pod_cidr: range_of(n)? }));
         let network = self.network.borrow().clone();
         if let Some(network) = network {
             network.set_peers(peers.collect()).await?;
@@ -156,7 +158,6 @@ impl Keeper {
         Ok(())
     }
 }
-
 
 fn range_of(node: &Node) -> Option<ipnet::Ipv4Net> {
     node.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok()

@@ -48,7 +48,9 @@ fn bind(port: u16, what: &str) -> Result<TcpListener> {
         other => other,
     };
     bound.with_context(|| {
-        format!("port {port}, which {what} needs, cannot be used (ss -ltnp 'sport = :{port}' shows who has it)")
+        format!(
+            "port {port}, which {what} needs, cannot be used (ss -ltnp 'sport = :{port}' shows who has it)"
+        )
     })
 }
 
@@ -61,6 +63,9 @@ mod tests {
         let taken = bind(0, "a test").unwrap();
         let port = taken.local_addr().unwrap().port();
         let error = format!("{:#}", bind(port, "the API").unwrap_err());
-        assert!(error.contains(&port.to_string()) && error.contains("the API") && error.contains("in use"), "{error}");
+        assert!(
+            error.contains(&port.to_string()) && error.contains("the API") && error.contains("in use"),
+            "{error}"
+        );
     }
 }

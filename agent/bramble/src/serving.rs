@@ -38,7 +38,13 @@ impl Certificate {
     }
 
     /// Keeps it up to date for ever.
-    pub async fn follow(self: Arc<Self>, kv: Arc<dyn Kv>, roster: Roster, settings: ClusterSettings, key: String) {
+    pub async fn follow(
+        self: Arc<Self>,
+        kv: Arc<dyn Kv>,
+        roster: Roster,
+        settings: ClusterSettings,
+        key: String,
+    ) {
         let mut members = roster.subscribe();
         loop {
             // The member list changes at the latest when the replica is first filled, and the CA comes before it.
@@ -56,8 +62,11 @@ impl Certificate {
         let names: Vec<&str> = members.iter().map(|m| m.name.as_str()).collect();
         let qualified = format!("kubernetes.default.svc.{}", settings.domain);
         let names: Vec<&str> = names.into_iter().chain([qualified.as_str()]).collect();
-        let mut addresses: Vec<IpAddr> =
-            vec![Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into(), settings.api_address().into()];
+        let mut addresses: Vec<IpAddr> = vec![
+            Ipv4Addr::LOCALHOST.into(),
+            std::net::Ipv6Addr::LOCALHOST.into(),
+            settings.api_address().into(),
+        ];
         addresses.extend(members.iter().flat_map(|m| m.addresses.iter().copied()));
         self.set(&ca.sign_api(key, &names, &addresses)?)
     }
