@@ -62,6 +62,8 @@ async fn live(config: Arc<Config>) -> Result<()> {
         _ = terminate.recv() => {}
         interrupted = tokio::signal::ctrl_c() => interrupted?,
     }
+    // Who asks from now on is told that nobody is there.
+    let _ = std::fs::remove_file(&socket);
     if let Some(node) = agent.node.lock().await.take() {
         node.stop().await;
     }

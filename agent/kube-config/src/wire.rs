@@ -110,6 +110,7 @@ pub async fn call(
         .method(method)
         .uri(path)
         .header(http::header::HOST, "agent")
+        .header(http::header::CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body)))
         .map_err(|_| WireError::Broken)?;
     let mut response = sender.send_request(request).await.map_err(|_| WireError::Broken)?.into_body();

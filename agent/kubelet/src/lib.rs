@@ -24,6 +24,7 @@ mod pods;
 mod report;
 mod server;
 mod sources;
+mod spdy;
 mod spec;
 mod start;
 mod status;

@@ -1,6 +1,7 @@
 //! The pods of this node: follows the API's list and keeps one worker for each.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
@@ -42,6 +43,7 @@ struct Background {
 struct Handle {
     pod: Arc<Pod>,
     inbox: mpsc::UnboundedSender<Notice>,
+    netns: Option<PathBuf>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -84,6 +86,18 @@ impl Node {
         let named = named.filter(|pod| pod.metadata.name.as_deref() == Some(name));
         let named = named.filter(|pod| pod.metadata.namespace.as_deref() == Some(namespace));
         named.max_by_key(|pod| pod.metadata.creation_timestamp.clone()).cloned()
+    }
+
+    /// A pod's network namespace, for connections into it.
+    pub(crate) fn netns(&self, uid: &str) -> Option<PathBuf> {
+        locked(&self.pods).get(uid).and_then(|handle| handle.netns.clone())
+    }
+
+    /// A pod's worker made (or lost) its network namespace.
+    pub(crate) fn set_netns(&self, uid: &str, netns: Option<PathBuf>) {
+        if let Some(handle) = locked(&self.pods).get_mut(uid) {
+            handle.netns = netns;
+        }
     }
 
     /// Follows the API until shut down.
@@ -166,7 +180,7 @@ impl Node {
             }
         }
         let (inbox, mail) = mpsc::unbounded_channel();
-        pods.insert(uid.clone(), Handle { pod: pod.clone(), inbox });
+        pods.insert(uid.clone(), Handle { pod: pod.clone(), inbox, netns: None });
         let (node, shutdown) = (self.clone(), shutdown.clone());
         tasks.spawn(async move {
             let done = tokio::select! {

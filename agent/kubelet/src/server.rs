@@ -5,14 +5,17 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use runtime::Container;
 
 use crate::pods::Node;
 use crate::spec::label;
 
+mod exec;
 mod logs;
+mod remote;
 mod stats;
+mod websocket;
 
 pub use logs::tail_of;
 
@@ -22,6 +25,9 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/pods", get(stats::pods))
         .route("/stats/summary", get(stats::summary))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::serve))
+        .route("/exec/{namespace}/{pod}/{container}", any(exec::exec))
+        .route("/attach/{namespace}/{pod}/{container}", any(exec::attach))
+        .route("/portForward/{namespace}/{pod}", any(exec::port_forward))
         .with_state(node)
 }
 

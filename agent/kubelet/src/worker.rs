@@ -167,6 +167,7 @@ impl Worker {
     fn take(&mut self, news: News) {
         match news {
             News::Sandbox(Ok((sandbox, ip))) => {
+                self.node.set_netns(&self.uid, sandbox.net.clone());
                 (self.sandbox, self.ip) = (Some(sandbox), ip);
                 self.step(Event::Sandbox(Ok(())));
                 // Containers of an earlier agent: their probes needed the address.
@@ -381,6 +382,7 @@ impl Worker {
 
     fn tear_down(&mut self) {
         self.probers.drain().for_each(|(_, prober)| prober.abort());
+        self.node.set_netns(&self.uid, None);
         let (node, dir, uid) = (self.node.clone(), self.dir.clone(), self.uid.clone());
         let cgroup = limits::pod_cgroup(self.pod.spec.as_ref(), &uid);
         let networked = self.pod.spec.as_ref().is_none_or(|spec| spec.host_network != Some(true));
