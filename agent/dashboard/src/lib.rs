@@ -1,14 +1,37 @@
 //! The status pages of a node: what the cluster is doing, over plain HTTP, read only.
+//!
+//! ```text
+//!   API ──watch──▶ rows ──▶ known ──┐
+//!   Raft ──────────────────────────┴▶ view (pure) ──▶ page, /api/status, /metrics
+//!                                        └─ 500 ms ──▶ fragments ──▶ /events, every viewer
+//! ```
+//!
+//! The crate is an ordinary Kubernetes client that reads four kinds: nodes, pods, services, events. It watches them
+//! only while somebody looks and for a minute after, so that an idle node pays nothing. An object becomes a row as it
+//! arrives and the rest of it is dropped: what must not be seen is never there.
+//!
+//! When the API is away, the pages show what was known last and say since when.
+//!
+//! Nothing is kept on disk; after power loss the rows come from the API again.
+//!
+//! **Invariants:** nothing can be changed through these pages; what comes from the cluster is text, never markup; every
+//! table, every string and the number of streams is bounded.
 
-use axum::Router;
-use axum::extract::State;
-use axum::response::{Html, Json};
-use axum::routing::get;
-use std::sync::Arc;
+mod hub;
+mod known;
+mod live;
+mod metrics;
+mod page;
+mod rows;
+mod text;
+mod view;
+mod web;
+
 use tokio::sync::watch;
 
 /// What this node knows about the Raft group; the agent publishes it.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RaftStatus {
     /// The leader's node name, when there is one.
     pub leader: Option<String>,
@@ -26,7 +49,7 @@ pub struct RaftStatus {
     pub last_index: u64,
     /// This node's name.
     pub this_node: String,
-    /// `Leader`, `Follower`, `Candidate`, `PreCandidate` or `Learner`.
+    /// What this node is in Raft: `leader`, `follower`, `candidate`.
     pub this_role: String,
     /// Why this node cannot write its disk, when it cannot.
     pub disk_error: Option<String>,
@@ -41,41 +64,8 @@ pub struct Config {
     pub version: String,
 }
 
-#[derive(askama::Template)]
-#[template(
-    ext = "html",
-    source = r#"<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>Bramble on {{ config.node_name }}</title>
-<h1>Bramble {{ config.version }} on {{ config.node_name }}</h1>
-<p>Raft: term {{ raft.term }}, leader {{ raft.leader.as_deref().unwrap_or("none") }}, applied {{ raft.applied }}
-of {{ raft.last_index }}</p></html>"#
-)]
-struct Page<'a> {
-    config: &'a Config,
-    raft: &'a RaftStatus,
-}
-
-struct Shared {
-    config: Config,
-    _client: kube::Client,
-    raft: watch::Receiver<RaftStatus>,
-}
-
-/// The routes of the status pages: `/`, `/api/status` and `/healthz`.
-pub fn router(config: Config, client: kube::Client, raft: watch::Receiver<RaftStatus>) -> Router {
-    let shared = Arc::new(Shared { config, _client: client, raft });
-    Router::new()
-        .route("/", get(page))
-        .route("/api/status", get(status))
-        .route("/healthz", get(|| async { "ok" }))
-        .with_state(shared)
-}
-
-async fn page(State(shared): State<Arc<Shared>>) -> Result<Html<String>, http::StatusCode> {
-    let raft = shared.raft.borrow().clone();
-    let page = Page { config: &shared.config, raft: &raft };
-    askama::Template::render(&page).map(Html).map_err(|_| http::StatusCode::INTERNAL_SERVER_ERROR)
-}
-
-async fn status(State(shared): State<Arc<Shared>>) -> Json<RaftStatus> {
-    Json(shared.raft.borrow().clone())
+/// The status pages: `/`, `/events`, `/api/status`, `/metrics`, `/healthz`. Requests must be served inside a tokio
+/// runtime. When the sender of `raft` is dropped, open streams end: that lets a server stop gracefully.
+pub fn router(config: Config, client: kube::Client, raft: watch::Receiver<RaftStatus>) -> axum::Router {
+    web::router(config, hub::Hub::new(client, raft))
 }
