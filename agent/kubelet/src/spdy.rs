@@ -264,7 +264,7 @@ fn control(to: &mut BytesMut, kind: u16, flags: u8, length: usize) {
 }
 
 fn parse_headers(mut block: &[u8]) -> io::Result<Headers> {
-    let mut number = |block: &mut &[u8]| {
+    let number = |block: &mut &[u8]| {
         if block.len() < 4 { Err(bad("header block too short")) } else { Ok(block.get_u32()) }
     };
     let count = number(&mut block)?;

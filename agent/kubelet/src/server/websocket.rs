@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
 
-use super::remote::{self, Input, Output, QUEUE};
+use super::remote::{self, Input, Output};
 
 /// What we speak, most wanted first. v5 adds that a client can close its standard input.
 pub const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
