@@ -12,6 +12,7 @@
 //! a whole list. While the API is away everything keeps running and restarting by policy.
 
 mod env;
+mod event;
 mod events;
 mod files;
 mod hooks;
@@ -29,6 +30,8 @@ mod spec;
 mod start;
 mod status;
 mod takeover;
+#[cfg(test)]
+mod testing;
 mod unit;
 mod volumes;
 mod worker;

@@ -458,3 +458,6 @@ pub async fn remove(node: &Node, uid: &str, dir: &PodDir) {
         tracing::warn!(pod = uid, %error, "the pod's folder stays");
     }
 }
+
+#[cfg(test)]
+mod tests;
