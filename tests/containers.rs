@@ -36,20 +36,21 @@ fn containers_of_all_kinds() {
 }
 
 fn ends(lab: &Lab) {
-    apply(lab, &pod("ok", "bramble/busybox", "echo done", ""));
+    apply(lab, &pod("ok", "busybox", "echo done", ""));
     assert_eq!(ended(lab, "ok"), "Completed 0");
-    apply(lab, &pod("fortytwo", "bramble/busybox", "exit 42", ""));
+    apply(lab, &pod("fortytwo", "busybox", "exit 42", ""));
     assert_eq!(ended(lab, "fortytwo"), "Error 42");
-    apply(lab, &pod("shot", "bramble/busybox", "kill -9 $$", ""));
+    apply(lab, &pod("shot", "busybox", "kill -9 $$", ""));
     let said = ended(lab, "shot");
     assert!(said == "Error 137" || said == "Error 0", "{said}");
     let hog = "x=a; while true; do x=$x$x; done";
-    apply(lab, &pod("hog", "bramble/busybox", hog, "resources: {limits: {memory: 32Mi}}"));
+    apply(lab, &pod("hog", "busybox", hog, "resources: {limits: {memory: 32Mi}}"));
     assert_eq!(ended(lab, "hog"), "OOMKilled 137");
     lab.ok(1, "kubectl delete pod ok fortytwo shot hog");
 
     // Restarts, with back-off.
-    let manifest = pod("again", "bramble/busybox", "exit 1", "").replace("restartPolicy: Never", "restartPolicy: Always");
+    let manifest =
+        pod("again", "busybox", "exit 1", "").replace("restartPolicy: Never", "restartPolicy: Always");
     apply(lab, &manifest);
     lab.says(1, "kubectl get pod again", "CrashLoopBackOff", 60);
     lab.ok(1, "kubectl delete pod again");
@@ -57,7 +58,7 @@ fn ends(lab: &Lab) {
 
 fn streams(lab: &Lab) {
     let script = "trap 'echo asked to end; exit 0' TERM; i=0; while true; do i=$((i+1)); echo line $i; sleep 0.2; done";
-    apply(lab, &pod("talker", "bramble/busybox", script, ""));
+    apply(lab, &pod("talker", "busybox", script, ""));
     lab.says(1, "kubectl logs talker", "line 3", 60);
     let followed = lab.types(1, "timeout 3 kubectl logs -f talker --tail=1").out;
     assert!(followed.lines().count() > 5, "{followed}");
@@ -67,21 +68,24 @@ fn streams(lab: &Lab) {
     let said = lab.ok(1, "echo through stdin | kubectl exec -i talker -- cat");
     assert_eq!(said, "through stdin\n");
     // A terminal, as a person has it.
-    let said = lab.ok(1, "script -qec 'kubectl exec -it talker -- sh -c \"tty; stty size\"' /dev/null </dev/null");
+    let said =
+        lab.ok(1, "script -qec 'kubectl exec -it talker -- sh -c \"tty; stty size\"' /dev/null </dev/null");
     assert!(said.contains("/dev/"), "{said}");
     // The whole old protocol too.
-    let old = lab.ok(1, "BRAMBLE_KUBECTL=/usr/lib/bramble/kubectl-old kubectl exec talker -- echo by the old client");
+    let old = lab
+        .ok(1, "BRAMBLE_KUBECTL=/usr/lib/bramble/kubectl-old kubectl exec talker -- echo by the old client");
     assert_eq!(old, "by the old client\n");
     lab.ok(1, "kubectl delete pod talker");
 }
 
 fn limits(lab: &Lab) {
     let more = "resources: {requests: {cpu: 250m}, limits: {cpu: 500m, memory: 64Mi}}";
-    apply(lab, &pod("small", "bramble/busybox", "exec sleep 1000000", more));
+    apply(lab, &pod("small", "busybox", "exec sleep 1000000", more));
     lab.says(1, "kubectl get pod small", "Running", 60);
     let id = lab.ok(1, "kubectl get pod small -o jsonpath='{.status.containerStatuses[0].containerID}'");
     let id = id.rsplit('/').next().expect("an id").to_owned();
-    let read = |file: &str| lab.ok(1, &format!("cat $(find /sys/fs/cgroup -path '*{id}/{file}' | head -n 1)"));
+    let read =
+        |file: &str| lab.ok(1, &format!("cat $(find /sys/fs/cgroup -path '*{id}/{file}' | head -n 1)"));
     if lab.types(1, "test -e /sys/fs/cgroup/cgroup.controllers").code == 0 {
         assert_eq!(read("memory.max").trim(), "67108864");
         assert_eq!(read("cpu.max").trim(), "50000 100000");
@@ -94,9 +98,10 @@ fn limits(lab: &Lab) {
 
 /// Containers outlive the agent; what ended meanwhile is known to the next one.
 fn agent_killed(lab: &Lab) {
-    apply(lab, &pod("short", "bramble/busybox", "while [ ! -e /tmp/end ]; do sleep 0.1; done; exit 33", ""));
+    apply(lab, &pod("short", "busybox", "while [ ! -e /tmp/end ]; do sleep 0.1; done; exit 33", ""));
     lab.says(1, "kubectl get pod short", "Running", 60);
-    let started = "kubectl get pod small -o jsonpath='{.status.containerStatuses[0].state.running.startedAt}'";
+    let started =
+        "kubectl get pod small -o jsonpath='{.status.containerStatuses[0].state.running.startedAt}'";
     let before = lab.ok(1, started);
     lab.ok(1, "touch $(find /var/lib/bramble/containers -path '*/tmp' -maxdepth 6 | head -n 1)/nothing 2>/dev/null; true");
     lab.ok(1, "kubectl exec short -- sh -c '(sleep 0.5; touch /tmp/end) >/dev/null 2>&1 &'");
@@ -104,7 +109,8 @@ fn agent_killed(lab: &Lab) {
     assert_eq!(ended(lab, "short"), "Error 33");
     assert_eq!(lab.ok(1, started), before);
     assert_eq!(lab.ok(1, "kubectl exec small -- echo still here"), "still here\n");
-    let restarts = lab.ok(1, "kubectl get pod small -o jsonpath='{.status.containerStatuses[0].restartCount}'");
+    let restarts =
+        lab.ok(1, "kubectl get pod small -o jsonpath='{.status.containerStatuses[0].restartCount}'");
     assert_eq!(restarts, "0");
     lab.ok(1, "kubectl delete pod short small");
 }
@@ -122,12 +128,15 @@ fn images(lab: &Lab) {
     lab.says(1, "kubectl describe pod missing", "not found", 60);
     lab.ok(1, "kubectl delete pod arm nowhere missing");
     // By digest.
-    let id = lab.ok(1, "kubectl run byname --image=bramble/busybox --restart=Never --command -- sleep 100000");
+    let id = lab.ok(1, "kubectl run byname --image=busybox --restart=Never --command -- sleep 100000");
     assert!(id.contains("created"));
     lab.says(1, "kubectl get pod byname", "Running", 60);
     let image = lab.ok(1, "kubectl get pod byname -o jsonpath='{.status.containerStatuses[0].imageID}'");
     let digest = image.rsplit('@').next().expect("a digest").to_owned();
     assert!(digest.starts_with("sha256:"), "{image}");
-    lab.ok(1, &format!("kubectl run bydigest --image=bramble/busybox@{digest} --restart=Never --command -- sleep 100000"));
+    lab.ok(
+        1,
+        &format!("kubectl run bydigest --image=busybox@{digest} --restart=Never --command -- sleep 100000"),
+    );
     lab.says(1, "kubectl get pod bydigest", "Running", 60);
 }

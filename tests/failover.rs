@@ -16,7 +16,11 @@ fn a_killed_leader_loses_nothing() {
     lab.share_kubeconfig(3);
     let leader = lab.leader(2).expect("a leader");
     let leader: usize = leader.trim_start_matches("node").parse().expect("nodeN");
-    let (a, b) = match leader { 1 => (2, 3), 2 => (1, 3), _ => (1, 2) };
+    let (a, b) = match leader {
+        1 => (2, 3),
+        2 => (1, 3),
+        _ => (1, 2),
+    };
     lab.ok(1, "kubectl create deployment web --image=luxas/nginx-test --replicas=3");
     lab.available("web", 3);
 
@@ -38,7 +42,10 @@ fn a_killed_leader_loses_nothing() {
     // NotReady, and the pods move.
     lab.until("the node is NotReady", 30, |lab| {
         let nodes = lab.types(a, "kubectl get nodes").out;
-        nodes.lines().any(|l| l.starts_with(&format!("node{leader} ")) && l.contains("NotReady")).then_some(())
+        nodes
+            .lines()
+            .any(|l| l.starts_with(&format!("node{leader} ")) && l.contains("NotReady"))
+            .then_some(())
     });
     lab.until("three pods on the other nodes", 60, |lab| {
         let list = lab.get_from(a, "pods -l app=web");
@@ -49,10 +56,13 @@ fn a_killed_leader_loses_nothing() {
     });
 
     // Every acknowledged write is there.
-    lab.until("the writer is done", 120, |lab| (lab.types(a, "pgrep -f 'seq 1 400'").code != 0).then_some(()));
+    lab.until("the writer is done", 120, |lab| {
+        (lab.types(a, "pgrep -f 'seq 1 400'").code != 0).then_some(())
+    });
     let acknowledged = lab.ok(a, "cut -d' ' -f1 /root/acknowledged");
     let there = lab.ok(b, "kubectl get configmaps -o name");
-    let there: std::collections::HashSet<&str> = there.lines().filter_map(|l| l.strip_prefix("configmap/")).collect();
+    let there: std::collections::HashSet<&str> =
+        there.lines().filter_map(|l| l.strip_prefix("configmap/")).collect();
     let lost: Vec<&str> = acknowledged.lines().filter(|name| !there.contains(name)).collect();
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
 
@@ -63,13 +73,20 @@ fn a_killed_leader_loses_nothing() {
 
     // And with its disk wiped: it joins again under its name.
     lab.act(leader, "--kill --wipe --start");
-    lab.until("the agent answers", 30, |lab| (lab.types(leader, "kube-config info").out.contains("role: none")).then_some(()));
+    lab.until("the agent answers", 30, |lab| {
+        (lab.types(leader, "kube-config info").out.contains("role: none")).then_some(())
+    });
     lab.until("the old one is given up", 30, |lab| {
         let nodes = lab.types(a, "kubectl get nodes").out;
-        nodes.lines().any(|l| l.starts_with(&format!("node{leader} ")) && l.contains("NotReady")).then_some(())
+        nodes
+            .lines()
+            .any(|l| l.starts_with(&format!("node{leader} ")) && l.contains("NotReady"))
+            .then_some(())
     });
-    let address = lab.ok(a, "hostname -I 2>/dev/null || ip -4 -o addr show eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/'");
-    let address = address.split_whitespace().find(|a| a.starts_with("192.168.")).expect("an address").to_owned();
+    let address =
+        lab.ok(a, "hostname -I 2>/dev/null || ip -4 -o addr show eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/'");
+    let address =
+        address.split_whitespace().find(|a| a.starts_with("192.168.")).expect("an address").to_owned();
     lab.ok(leader, &format!("kube-config enable-worker {address}"));
     lab.says(a, "kubectl get nodes --no-headers | grep -c ' Ready '", "3", 60);
     lab.three_vote(a);

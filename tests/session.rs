@@ -21,7 +21,13 @@ fn the_session_of_2016() {
 
 fn nodes(lab: &Lab) {
     let info = lab.ok(1, "kube-config info");
-    for line in ["Architecture: ", "Kernel: Linux ", "RAM Memory: ", "kubernetes server version: v1.36", "role: master"] {
+    for line in [
+        "Architecture: ",
+        "Kernel: Linux ",
+        "RAM Memory: ",
+        "kubernetes server version: v1.36",
+        "role: master",
+    ] {
         assert!(info.contains(line), "{line:?} is missing in:\n{info}");
     }
     let nodes = lab.ok(1, "kubectl get nodes");
@@ -41,7 +47,10 @@ fn my_nginx(lab: &Lab) {
     assert!(services.contains("kubernetes") && services.contains("10.0.0.1 "), "{services}");
     let ip = lab.cluster_ip("my-nginx");
     assert!(ip.starts_with("10.0.0."), "{ip}");
-    assert!(services.lines().any(|l| l.starts_with("my-nginx") && l.contains(&ip) && l.contains("80/TCP")), "{services}");
+    assert!(
+        services.lines().any(|l| l.starts_with("my-nginx") && l.contains(&ip) && l.contains("80/TCP")),
+        "{services}"
+    );
     let deployments = lab.ok(1, "kubectl get deployments");
     assert!(deployments.contains("3/3"), "{deployments}");
     for node in 1..=3 {
@@ -62,13 +71,22 @@ fn hello_kube(lab: &Lab) {
         "kubectl expose deployment hello-kube --port=8300 --target-port=80 --type=\"LoadBalancer\" --external-ip=\"192.168.1.102\"",
     );
     let ip = lab.cluster_ip("hello-kube");
-    for (from, address) in [("1", ip.as_str()), ("2", &ip), ("1", "192.168.1.102"), ("3", "192.168.1.102"), ("lan", "192.168.1.102")] {
+    for (from, address) in [
+        ("1", ip.as_str()),
+        ("2", &ip),
+        ("1", "192.168.1.102"),
+        ("3", "192.168.1.102"),
+        ("lan", "192.168.1.102"),
+    ] {
         let said = lab.says(from, &format!("curl -s --max-time 5 {address}:8300"), "html", 15);
         assert!(said.to_lowercase().contains("<html"), "{from} -> {address}: {said}");
     }
     across_nodes(lab);
     let deleted = lab.ok(1, "kubectl delete service,deployment hello-kube");
-    assert!(deleted.contains("service \"hello-kube\" deleted") && deleted.contains("hello-kube\" deleted"), "{deleted}");
+    assert!(
+        deleted.contains("service \"hello-kube\" deleted") && deleted.contains("hello-kube\" deleted"),
+        "{deleted}"
+    );
     lab.until("no pods left", 60, |lab| lab.pods("run=hello-kube").is_empty().then_some(()));
     lab.until("the external address closes", 10, |lab| {
         (lab.types("lan", "curl -s --max-time 2 192.168.1.102:8300").code != 0).then_some(())

@@ -55,7 +55,9 @@ fn joins(lab: &Lab, ip1: &str) {
     // A card of another batch.
     lab.ok(2, "sed -i 's/^cluster_secret.*/cluster_secret = \"00000000000000000000000000000000\"/' /etc/bramble/config.toml");
     lab.act(2, "--restart-agent");
-    lab.until("the agent is back", 30, |lab| (lab.types(2, "kube-config info").out.contains("role: none")).then_some(()));
+    lab.until("the agent is back", 30, |lab| {
+        (lab.types(2, "kube-config info").out.contains("role: none")).then_some(())
+    });
     let error = lab.fails(2, &format!("kube-config enable-worker {ip1}"));
     assert!(error.contains("secret"), "{error}");
     assert!(lab.ok(2, "kube-config info").contains("role: none"));
@@ -79,7 +81,9 @@ fn joins(lab: &Lab, ip1: &str) {
     lab.says(1, "kubectl get nodes --no-headers | grep -c ' Ready '", "3", 60);
     lab.ok(3, "kube-config disable-node");
     assert!(lab.ok(3, "kube-config info").contains("role: none"));
-    lab.until("the node is gone", 30, |lab| (!lab.ok(1, "kubectl get nodes").contains("node3")).then_some(()));
+    lab.until("the node is gone", 30, |lab| {
+        (!lab.ok(1, "kubectl get nodes").contains("node3")).then_some(())
+    });
 }
 
 fn bad_requests(lab: &Lab) {
@@ -88,7 +92,10 @@ fn bad_requests(lab: &Lab) {
     assert!(error.contains("error"), "{error}");
     lab.write("bad.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: Bad_Name}\nspec: {containers: []}");
     let error = lab.fails(1, "kubectl create -f /root/bad.yaml");
-    assert!(error.contains("is invalid") && error.contains("Bad_Name") && error.contains("spec.containers"), "{error}");
+    assert!(
+        error.contains("is invalid") && error.contains("Bad_Name") && error.contains("spec.containers"),
+        "{error}"
+    );
     // 100 MB are refused without being read to the end, and the agent lives on.
     let line = "head -c 100000000 /dev/zero | curl -s --cacert /var/lib/bramble/pki/ca.crt \
         --cert /var/lib/bramble/pki/node.crt --key /var/lib/bramble/pki/node.key -H 'Content-Type: application/json' \

@@ -46,7 +46,10 @@ fn what_the_talk_explains() {
     let lab = Lab::up("work", "--nodes 2");
     lab.write("all.yaml", MANIFESTS);
     let made = lab.ok(1, "kubectl apply -f /root/all.yaml");
-    assert!(made.contains("replicationcontroller/web created") && made.contains("pod/pair created"), "{made}");
+    assert!(
+        made.contains("replicationcontroller/web created") && made.contains("pod/pair created"),
+        "{made}"
+    );
     lab.until("two replicas", 90, |lab| (lab.pods("app=web").len() == 2).then_some(()));
 
     // Two containers share an emptyDir, one of them read-only.
@@ -56,7 +59,12 @@ fn what_the_talk_explains() {
 
     // Services answer by name, from a pod and from a node.
     for name in ["my-nginx", "my-nginx.default.svc.cluster.local"] {
-        lab.says(1, &format!("kubectl exec pair -c writer -- curl -s --max-time 5 {name}"), "WELCOME TO NGINX", 15);
+        lab.says(
+            1,
+            &format!("kubectl exec pair -c writer -- curl -s --max-time 5 {name}"),
+            "WELCOME TO NGINX",
+            15,
+        );
         lab.says(2, &format!("curl -s --max-time 5 {name}"), "WELCOME TO NGINX", 15);
     }
     // An address of the machine's network is not mistaken for one of ours.

@@ -28,7 +28,11 @@ pub struct Said {
 impl From<Output> for Said {
     fn from(output: Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
     }
 }
 
@@ -81,7 +85,13 @@ impl Lab {
     /// Types a line on a node (or on `lan`, the machine on the bridge that is no node).
     pub fn types(&self, node: impl std::fmt::Display, line: &str) -> Said {
         let output = Command::new(repo().join("hack/node"))
-            .args(["--name", &self.name, &node.to_string(), "env", &format!("BRAMBLE_KUBECTL={}", self.kubectl)])
+            .args([
+                "--name",
+                &self.name,
+                &node.to_string(),
+                "env",
+                &format!("BRAMBLE_KUBECTL={}", self.kubectl),
+            ])
             .args(["sh", "-c", line])
             .current_dir(repo())
             .output();
@@ -133,7 +143,8 @@ impl Lab {
                 return answer;
             }
             if Instant::now() >= deadline {
-                let pods = self.types(1, "kubectl get nodes,pods -A -o wide; kubectl get events -A | tail -n 30");
+                let pods =
+                    self.types(1, "kubectl get nodes,pods -A -o wide; kubectl get events -A | tail -n 30");
                 panic!("not within {seconds} s: {what}\n{}{}", pods.out, pods.err);
             }
             std::thread::sleep(LOOK);

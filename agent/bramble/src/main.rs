@@ -62,25 +62,29 @@ enum Command {
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    // Helpers first: they must not have a second thread.
-    if let Some(code) = runtime::helper(&args) {
-        return ExitCode::from(u8::try_from(code).unwrap_or(1));
-    }
     let name = args.first().map(Path::new).and_then(Path::file_name).unwrap_or(OsStr::new("bramble"));
     match name.to_str() {
         Some("kube-config") => kube_config::main(args),
         Some("kubectl") => kube_config::kubectl::main(args),
-        _ => match Cli::parse_from(args).command {
-            Command::KubeConfig { args } => {
-                kube_config::main(std::iter::once(OsString::from("kube-config")).chain(args))
+        _ => bramble(args),
+    }
+}
+
+fn bramble(args: Vec<OsString>) -> ExitCode {
+    // Helpers first: they must not have a second thread.
+    if let Some(code) = runtime::helper(&args) {
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
+    match Cli::parse_from(args).command {
+        Command::KubeConfig { args } => {
+            kube_config::main(std::iter::once(OsString::from("kube-config")).chain(args))
+        }
+        Command::Agent { config } => match agent::run(&config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                ExitCode::FAILURE
             }
-            Command::Agent { config } => match agent::run(&config) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    tracing::error!("{error:#}");
-                    ExitCode::FAILURE
-                }
-            },
         },
     }
 }

@@ -47,12 +47,18 @@ impl Certificate {
     ) {
         let mut members = roster.subscribe();
         loop {
-            // The member list changes at the latest when the replica is first filled, and the CA comes before it.
+            // Watched before it is read: a CA that arrives in between is not missed.
+            let news = kv.watch(CA, kv.revision());
             if let Err(error) = authority(&*kv).and_then(|ca| self.sign(&ca, &roster, &settings, &key)) {
                 tracing::debug!(error = format!("{error:#}"), "no serving certificate yet");
             }
-            if members.changed().await.is_err() {
-                return;
+            let Ok(mut news) = news else { continue };
+            tokio::select! {
+                changed = members.changed() => if changed.is_err() { return },
+                arrived = news.next() => if arrived.is_none() {
+                    // The replica was replaced by a snapshot: look again soon.
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                },
             }
         }
     }
