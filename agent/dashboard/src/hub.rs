@@ -178,14 +178,11 @@ impl Hub {
     async fn publish(&self) {
         let mut known = self.0.known.subscribe();
         let mut raft = self.0.raft.clone();
-        let leads = self.raft().leader.is_some();
-        self.0.known.send_if_modified(|known| known.leader(leads, Timestamp::now()));
+        self.note_leader(&mut raft);
         // Whoever looks first has a page already; half of a list would be no news.
         let _ = timeout(FIRST_SYNC, known.wait_for(Known::is_settled)).await;
         known.mark_changed();
         loop {
-            let leads = raft.borrow_and_update().leader.is_some();
-            self.0.known.send_if_modified(|known| known.leader(leads, Timestamp::now()));
             let ended = tokio::select! {
                 changed = raft.changed() => changed.is_err(),
                 changed = known.changed() => changed.is_err(),
@@ -194,11 +191,19 @@ impl Hub {
                 // The agent stops: streams must not keep the server from ending.
                 return self.0.fragments.send_modify(|fragments| fragments.ended = true);
             }
+            self.note_leader(&mut raft);
             sleep(DEBOUNCE).await;
+            self.note_leader(&mut raft);
             known.mark_unchanged();
             let view = self.current();
             self.0.fragments.send_if_modified(|fragments| fragments.update(view, Timestamp::now()));
         }
+    }
+
+    /// Being without a leader is known from the moment at which Raft says so.
+    fn note_leader(&self, raft: &mut watch::Receiver<RaftStatus>) {
+        let leads = raft.borrow_and_update().leader.is_some();
+        self.0.known.send_if_modified(|known| known.leader(leads, Timestamp::now()));
     }
 }
 

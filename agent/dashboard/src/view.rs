@@ -3,7 +3,7 @@
 use crate::RaftStatus;
 use crate::known::{Away, Known, Table};
 use crate::rows::{EventRow, NodeRow, PodRow, Row, ServiceRow};
-use crate::text::word;
+use crate::text::{MAX_MESSAGE, clip, word};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 
@@ -101,10 +101,24 @@ impl View {
             nodes,
             pods: Shown::first(&known.pods),
             services: Shown::first(&known.services),
-            raft: raft.clone(),
+            raft: harmless(raft),
             events: newest(&known.events),
             phases,
         }
+    }
+}
+
+/// Names of nodes are what a joining machine called itself.
+fn harmless(raft: &RaftStatus) -> RaftStatus {
+    let names = |names: &[String]| names.iter().take(MAX_ROWS).map(|name| word(name)).collect();
+    RaftStatus {
+        leader: raft.leader.as_deref().map(word),
+        voters: names(&raft.voters),
+        learners: names(&raft.learners),
+        this_node: word(&raft.this_node),
+        this_role: word(&raft.this_role),
+        disk_error: raft.disk_error.as_deref().map(|error| clip(error, MAX_MESSAGE)),
+        ..*raft
     }
 }
 
