@@ -91,8 +91,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut clock = tokio::time::interval(Duration::from_secs(3));
         loop {
             clock.tick().await;
-            status
-                .send_modify(|raft| (raft.committed, raft.applied) = (raft.committed + 1, raft.applied + 1));
+            status.send_modify(|raft| {
+                (raft.committed, raft.applied, raft.last_index) =
+                    (raft.last_index, raft.last_index, raft.last_index + 1)
+            });
         }
     });
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;

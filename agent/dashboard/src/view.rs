@@ -5,6 +5,7 @@ use crate::known::{Away, Known, Table};
 use crate::rows::{EventRow, NodeRow, PodRow, Row, ServiceRow};
 use crate::text::{MAX_MESSAGE, clip, word};
 use serde::{Serialize, Serializer};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// The most rows of a table.
@@ -125,7 +126,7 @@ fn harmless(raft: &RaftStatus) -> RaftStatus {
 fn newest(table: &Table<EventRow>) -> Shown<EventRow> {
     let mut rows: Vec<&EventRow> = table.rows().collect();
     // A stable sort: events of one second stay in the order of their names.
-    rows.sort_by(|a, b| b.last_timestamp.cmp(&a.last_timestamp));
+    rows.sort_by_key(|row| Reverse(row.last_timestamp));
     Shown { rows: rows.into_iter().take(MAX_EVENTS).cloned().collect(), total: table.len() }
 }
 

@@ -1,5 +1,8 @@
 //! The pages over HTTP, against an API in this process.
 
+// Helpers outside test functions panic as tests do.
+#![allow(clippy::unwrap_used)]
+
 #[allow(missing_docs)]
 mod fake;
 
