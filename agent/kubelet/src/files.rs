@@ -153,7 +153,11 @@ pub fn resolv_conf(spec: &PodSpec, namespace: &str, dns: Ipv4Addr, domain: &str,
 
 fn cluster_first(namespace: &str, dns: Ipv4Addr, domain: &str, node: &str) -> Resolver {
     let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
-    searches.extend(Resolver::parse(node).searches.into_iter().filter(|name| name != "."));
+    for name in Resolver::parse(node).searches {
+        if name != "." && !searches.contains(&name) {
+            searches.push(name);
+        }
+    }
     Resolver { servers: vec![dns.to_string()], searches, options: vec!["ndots:5".to_owned()] }
 }
 

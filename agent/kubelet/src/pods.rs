@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
@@ -29,6 +30,7 @@ pub struct Node {
     pub(crate) recorder: Recorder,
     pub(crate) services: Store<Service>,
     pub(crate) capacity: NodeCapacity,
+    listed: AtomicBool,
     background: Mutex<Option<Background>>,
     pods: Mutex<HashMap<String, Handle>>,
 }
@@ -69,6 +71,7 @@ impl Node {
             recorder,
             services,
             capacity,
+            listed: AtomicBool::new(false),
             background: Mutex::new(Some(Background { events: Box::pin(events), services: writer })),
             pods: Mutex::new(HashMap::new()),
         }
@@ -86,6 +89,11 @@ impl Node {
         let named = named.filter(|pod| pod.metadata.name.as_deref() == Some(name));
         let named = named.filter(|pod| pod.metadata.namespace.as_deref() == Some(namespace));
         named.max_by_key(|pod| pod.metadata.creation_timestamp.clone()).cloned()
+    }
+
+    /// The API has said which pods are here.
+    pub(crate) fn listed(&self) -> bool {
+        self.listed.load(Ordering::Relaxed)
     }
 
     /// A pod's network namespace, for connections into it.
@@ -164,6 +172,7 @@ impl Node {
         for pod in listed.into_values() {
             self.apply(pod, tasks, shutdown);
         }
+        self.listed.store(true, Ordering::Relaxed);
         if first {
             tasks.spawn(until(shutdown.clone(), takeover::remove_orphans(self.clone(), alive)));
         }

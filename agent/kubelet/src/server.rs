@@ -6,6 +6,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
+use k8s_openapi::api::core::v1::Pod;
 use runtime::Container;
 
 use crate::pods::Node;
@@ -36,6 +37,23 @@ fn refuse(status: StatusCode, text: impl Into<String>) -> Response {
     (status, text.into()).into_response()
 }
 
+/// The pod of that name.
+// An answer is made once per request; boxing it would only cost.
+#[allow(clippy::result_large_err)]
+fn find(node: &Node, namespace: &str, name: &str) -> Result<Arc<Pod>, Response> {
+    node.pod(namespace, name).ok_or_else(|| {
+        if node.listed() {
+            let text = format!("pod \"{name}\" not found in namespace \"{namespace}\"");
+            refuse(StatusCode::NOT_FOUND, text)
+        } else {
+            refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the kubelet has just started and does not know its pods yet",
+            )
+        }
+    })
+}
+
 /// The incarnations of a container that the runtime has, oldest first.
 async fn incarnations(
     node: &Node,
@@ -43,9 +61,7 @@ async fn incarnations(
     pod: &str,
     name: &str,
 ) -> Result<Vec<Container>, Response> {
-    let missing =
-        || refuse(StatusCode::NOT_FOUND, format!("pod \"{pod}\" not found in namespace \"{namespace}\""));
-    let found = node.pod(namespace, pod).ok_or_else(missing)?;
+    let found = find(node, namespace, pod)?;
     let known = found.spec.as_ref().is_some_and(|spec| crate::plan::container(spec, name).is_some());
     if !known {
         return Err(refuse(StatusCode::NOT_FOUND, format!("container {name} is not valid for pod {pod}")));
@@ -60,3 +76,6 @@ async fn incarnations(
     all.sort_by_key(attempt);
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests;

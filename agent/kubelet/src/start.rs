@@ -270,6 +270,7 @@ async fn pull(job: &Job, reference: &str) -> Result<Image, StartFailure> {
         Error::InvalidReference { .. } => "InvalidImageName",
         _ => "ErrImagePull",
     };
+    say(job, true, "Failed", format!("Error: {reason}"));
     Err(StartFailure::Image { reason, message })
 }
 

@@ -165,8 +165,33 @@ impl Runtime for FakeRuntime {
         self.state().containers.remove(id);
         Ok(())
     }
-    async fn exec(&self, id: &str, _: ExecSpec) -> Result<Streams, Error> {
-        Err(Error::NotFound(id.to_owned()))
+    /// Copies its input to its output, says its name on standard error, and exits with the number that is its argument.
+    async fn exec(&self, _: &str, spec: ExecSpec) -> Result<Streams, Error> {
+        if spec.command[0] == "broken" {
+            return Err(Error::Start("executable file not found in $PATH".into()));
+        }
+        let (ours, stdin) = tokio::io::duplex(1024);
+        let (mut stderr, theirs) = tokio::io::duplex(1024);
+        let (sender, exit) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            use tokio::io::AsyncWriteExt;
+            stderr.write_all(spec.command[0].as_bytes()).await.unwrap();
+            drop(stderr);
+            let (mut read, mut write) = tokio::io::split(ours);
+            if spec.stdin {
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            }
+            let _ = write.shutdown().await;
+            let _ = sender.send(Ok(spec.command[1].parse().unwrap()));
+        });
+        let (stdout, stdin) = tokio::io::split(stdin);
+        Ok(Streams {
+            stdin: Some(Box::new(stdin)),
+            stdout: Some(Box::new(stdout)),
+            stderr: Some(Box::new(theirs)),
+            resize: None,
+            exit,
+        })
     }
     async fn attach(&self, id: &str, _: bool) -> Result<Streams, Error> {
         Err(Error::NotFound(id.to_owned()))
@@ -178,8 +203,14 @@ impl Runtime for FakeRuntime {
         self.state().removed_cgroups.push(cgroup.to_owned());
         Ok(())
     }
-    async fn dial(&self, _: Option<PathBuf>, _: IpAddr, _: u16) -> Result<tokio::net::TcpStream, Error> {
-        Err(Error::Node("no".into()))
+    async fn dial(
+        &self,
+        netns: Option<PathBuf>,
+        to: IpAddr,
+        port: u16,
+    ) -> Result<tokio::net::TcpStream, Error> {
+        assert_eq!(netns, Some(PathBuf::from("/netns/u1")));
+        tokio::net::TcpStream::connect((to, port)).await.map_err(|e| Error::Node(e.to_string()))
     }
 }
 

@@ -171,6 +171,9 @@ impl Unit {
 
     pub(crate) fn take_over(&mut self, found: Found, now: Now) {
         self.attempt = Some(found.attempt);
+        // Whoever crashed before is not let off by a restart of the agent.
+        let doublings = found.attempt.min(6);
+        self.crash_delay = (1..=doublings).fold(Duration::ZERO, |delay, _| next_delay(delay));
         match (found.running, found.ended) {
             (Some((id, image_id, started_at)), ended) => {
                 self.last = ended;
@@ -297,7 +300,6 @@ impl Unit {
         match why {
             StartFailure::Image { reason, message } | StartFailure::Config { reason, message } => {
                 self.pull_delay = next_delay(self.pull_delay);
-                out.push(self.emit(true, "Failed", format!("Error: {reason}")));
                 self.state = State::Waiting { reason, message, until: Some(now.mono + self.pull_delay) };
             }
             StartFailure::Start(end) => {

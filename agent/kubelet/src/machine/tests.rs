@@ -289,7 +289,9 @@ fn what_an_earlier_agent_ran_is_taken_over() {
     assert_eq!(world.step(Event::Tick), [Action::CreateSandbox], "its volumes are in use");
     assert_eq!(world.step(Event::Sandbox(Ok(()))), []);
     assert_eq!(world.id("c"), "old");
-    assert_eq!(world.exited("c", 1), [start("c", 4)]);
+    assert_eq!(world.exited("c", 1), [], "it had crashed thrice already");
+    assert_eq!(world.later(39), []);
+    assert_eq!(world.later(1), [start("c", 4)]);
 
     let mut world = World::new(pod(), known(false));
     assert_eq!(world.begin(), [start("c", 4)]);

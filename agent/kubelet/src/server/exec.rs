@@ -305,11 +305,9 @@ pub(super) async fn port_forward(
     UrlPath((namespace, pod)): UrlPath<(String, String)>,
     request: Request,
 ) -> Response {
-    let Some(found) = node.pod(&namespace, &pod) else {
-        return refuse(
-            StatusCode::NOT_FOUND,
-            format!("pod \"{pod}\" not found in namespace \"{namespace}\""),
-        );
+    let found = match super::find(&node, &namespace, &pod) {
+        Ok(found) => found,
+        Err(refusal) => return refusal,
     };
     let uid = found.uid().unwrap_or_default();
     let host_network = found.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
@@ -356,7 +354,7 @@ async fn tunnel(socket: axum::extract::ws::WebSocket, pipe: tokio::io::DuplexStr
             }
         }
         // The client may have closed first.
-        let _ = sink.send(Message::Close(None)).await;
+        let _ = sink.send(websocket::bye()).await;
     };
     tokio::select! {
         () = inward => {}

@@ -140,7 +140,8 @@ pub fn exited(code: i32) -> Value {
 
 /// Something failed on our side.
 pub fn failure(message: &str) -> Value {
-    json!({"metadata": {}, "status": "Failure", "message": message, "reason": "InternalError", "code": 500})
+    json!({"metadata": {}, "status": "Failure", "message": format!("Internal error occurred: {message}"),
+        "reason": "InternalError", "code": 500})
 }
 
 /// A terminal's size as clients send it.

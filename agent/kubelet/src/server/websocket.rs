@@ -1,6 +1,6 @@
 //! exec and attach over WebSocket: the first byte of a message names the channel.
 
-use axum::extract::ws::{Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
@@ -46,7 +46,7 @@ pub async fn carry(socket: WebSocket, input: mpsc::Sender<Input>, mut output: mp
             }
         }
         // The client may have closed first.
-        let _ = sink.send(Message::Close(None)).await;
+        let _ = sink.send(bye()).await;
     };
     // When the client goes the session has to end (`inward` drops its sender), when the session ends the client is told.
     let mut inward = std::pin::pin!(inward);
@@ -55,6 +55,11 @@ pub async fn carry(socket: WebSocket, input: mpsc::Sender<Input>, mut output: mp
         () = &mut inward => {}
         () = &mut outward => {}
     }
+}
+
+/// A regular end. Without its code (RFC 6455, 7.4.1) clients take the end for a broken connection.
+pub fn bye() -> Message {
+    Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }))
 }
 
 fn parse(message: Bytes) -> Option<Input> {
