@@ -96,11 +96,14 @@ fn bad_requests(lab: &Lab) {
         error.contains("is invalid") && error.contains("Bad_Name") && error.contains("spec.containers"),
         "{error}"
     );
-    // 100 MB are refused without being read to the end, and the agent lives on.
-    let line = "head -c 100000000 /dev/zero | curl -s --cacert /var/lib/bramble/pki/ca.crt \
+    // 100 MB are refused, and the agent lives on.
+    let line = "head -c 100000000 /dev/zero | curl -s --http1.1 --cacert /var/lib/bramble/pki/ca.crt \
         --cert /var/lib/bramble/pki/node.crt --key /var/lib/bramble/pki/node.key -H 'Content-Type: application/json' \
-        -o /root/answer -w '%{http_code}' -X POST --data-binary @- https://127.0.0.1:6443/api/v1/nodes";
-    let code = lab.types(1, line).out;
-    assert_eq!(code, "413", "{}", lab.types(1, "cat /root/answer").out);
+        -w '%{http_code}' -X POST --data-binary @- https://127.0.0.1:6443/api/v1/nodes";
+    let said = lab.types(1, line).out;
+    assert!(said.contains("RequestEntityTooLarge") && said.ends_with("413"), "{said}");
+    lab.ok(1, "(printf '{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"big\"},\"data\":{\"a\":\"'; head -c 20000000 /dev/zero | tr '\\0' x; printf '\"}}') > /root/big.json");
+    let error = lab.fails(1, "kubectl create -f /root/big.json");
+    assert!(error.contains("RequestEntityTooLarge"), "{error}");
     lab.ok(1, "kubectl get nodes");
 }

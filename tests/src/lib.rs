@@ -48,7 +48,7 @@ fn repo() -> PathBuf {
 /// The binary under test: `BRAMBLE_BIN`, or what `hack/test` built.
 fn bin() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repo().join("target"), PathBuf::from);
-    std::env::var_os("BRAMBLE_BIN").map_or_else(|| target.join("release/bramble"), PathBuf::from)
+    std::env::var_os("BRAMBLE_BIN").map_or_else(|| target.join("debug/bramble"), PathBuf::from)
 }
 
 impl Lab {

@@ -76,9 +76,7 @@ fn wants_address(service: &Value) -> bool {
 fn wants_ports(service: &Value) -> bool {
     match text(service, "/spec/type") {
         "NodePort" => true,
-        "LoadBalancer" => {
-            service.pointer("/spec/allocateLoadBalancerNodePorts") != Some(&Value::Bool(false))
-        }
+        "LoadBalancer" => service.pointer("/spec/allocateLoadBalancerNodePorts") != Some(&Value::Bool(false)),
         _ => false,
     }
 }
@@ -151,9 +149,9 @@ fn address(engine: &Engine, held: &BTreeSet<String>, service: &mut Value) -> Res
     match given.parse::<Ipv4Addr>() {
         // Validation says what is wrong with it.
         Err(_) => Ok(()),
-        Ok(ip) if !range.contains(&ip) || ip == range.network() || ip == range.broadcast() => refuse(&format!(
-            "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"
-        )),
+        Ok(ip) if !range.contains(&ip) || ip == range.network() || ip == range.broadcast() => refuse(
+            &format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"),
+        ),
         Ok(_) if engine.durable.get(&key).is_some() => refuse("provided IP is already allocated"),
         Ok(_) => Ok(()),
     }
@@ -207,7 +205,10 @@ fn ports(engine: &Engine, held: &BTreeSet<String>, service: &mut Value) -> Resul
             None => {
                 let free: Vec<u16> = range.clone().filter(|n| !taken.contains(&n.to_string())).collect();
                 let number = free.choose(&mut rand::rng());
-                i64::from(*number.ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))?)
+                i64::from(
+                    *number
+                        .ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))?,
+                )
             }
         };
         taken.insert(number.to_string());

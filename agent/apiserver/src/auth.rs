@@ -69,7 +69,11 @@ impl Attributes<'_> {
         } else {
             format!("in the namespace {:?}", self.namespace)
         };
-        format!("User {who:?} cannot {verb} resource {:?} in API group {:?} {scope}", self.resource(), self.group)
+        format!(
+            "User {who:?} cannot {verb} resource {:?} in API group {:?} {scope}",
+            self.resource(),
+            self.group
+        )
     }
 }
 
@@ -128,12 +132,8 @@ fn node_may(node: &str, a: &Attributes<'_>, pods: Pods<'_>) -> bool {
         ("discovery.k8s.io", "endpointslices", "") => reads,
         ("apps", "replicasets" | "deployments", "") => reads,
         ("", "nodes", "") if a.verb == "create" => true, // admit() looks at the object
-        ("", "nodes", "" | "status") => {
-            reads || (["update", "patch"].contains(&a.verb) && a.name == node)
-        }
-        ("" | "events.k8s.io", "events", "") => {
-            reads || ["create", "update", "patch"].contains(&a.verb)
-        }
+        ("", "nodes", "" | "status") => reads || (["update", "patch"].contains(&a.verb) && a.name == node),
+        ("" | "events.k8s.io", "events", "") => reads || ["create", "update", "patch"].contains(&a.verb),
         ("coordination.k8s.io", "leases", "") => match a.verb {
             "create" => a.namespace == NODE_LEASES,
             "get" | "update" | "patch" => a.namespace == NODE_LEASES && a.name == node,
@@ -155,7 +155,9 @@ pub(crate) fn admit(user: &User, plural: &str, object: &Value) -> std::result::R
         "pods" => {
             let mirror = !text(object, "/metadata/annotations/kubernetes.io~1config.mirror").is_empty();
             if !mirror {
-                Err(format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"))
+                Err(format!(
+                    "pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"
+                ))
             } else if text(object, "/spec/nodeName") != node {
                 Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"))
             } else {
@@ -180,8 +182,7 @@ mod tests {
         let (group, resource) = words[1].split_once('/').unwrap_or(("", words[1]));
         let (plural, subresource) = resource.split_once('+').unwrap_or((resource, ""));
         let (namespace, name) = words.get(2).and_then(|w| w.split_once('/')).unwrap_or(("", ""));
-        let attributes =
-            Attributes { verb: words[0], group, plural, subresource, namespace, name, path: "" };
+        let attributes = Attributes { verb: words[0], group, plural, subresource, namespace, name, path: "" };
         let pods = |_: &str, name: &str| Some(json!({"spec": {"nodeName": name.trim_start_matches("on-")}}));
         authorize(user, &attributes, &pods) == Decision::Allow
     }
@@ -189,19 +190,39 @@ mod tests {
     #[test]
     fn nodes_may_do_what_their_parts_need_and_no_more() {
         for line in [
-            "list pods", "watch services", "get configmaps default/x", "list discovery.k8s.io/endpointslices",
-            "create nodes", "patch nodes /n1", "update nodes+status /n1", "patch pods+status default/on-n1",
-            "delete pods default/on-n1", "create events default/x", "patch events default/x",
-            "update coordination.k8s.io/leases kube-node-lease/n1", "list apps/deployments", "list namespaces",
+            "list pods",
+            "watch services",
+            "get configmaps default/x",
+            "list discovery.k8s.io/endpointslices",
+            "create nodes",
+            "patch nodes /n1",
+            "update nodes+status /n1",
+            "patch pods+status default/on-n1",
+            "delete pods default/on-n1",
+            "create events default/x",
+            "patch events default/x",
+            "update coordination.k8s.io/leases kube-node-lease/n1",
+            "list apps/deployments",
+            "list namespaces",
         ] {
             assert!(may(&node(), line), "{line}");
         }
         for line in [
-            "create apps/deployments default/x", "patch nodes /n2", "update nodes+status /n2", "delete nodes /n1",
-            "patch pods+status default/on-n2", "delete pods default/on-n2", "patch pods default/on-n1",
-            "create secrets default/x", "delete events default/x", "create pods+exec default/on-n1",
-            "update coordination.k8s.io/leases kube-node-lease/n2", "get coordination.k8s.io/leases default/n1",
-            "delete namespaces /default", "create pods+binding default/x", "deletecollection pods default/",
+            "create apps/deployments default/x",
+            "patch nodes /n2",
+            "update nodes+status /n2",
+            "delete nodes /n1",
+            "patch pods+status default/on-n2",
+            "delete pods default/on-n2",
+            "patch pods default/on-n1",
+            "create secrets default/x",
+            "delete events default/x",
+            "create pods+exec default/on-n1",
+            "update coordination.k8s.io/leases kube-node-lease/n2",
+            "get coordination.k8s.io/leases default/n1",
+            "delete namespaces /default",
+            "create pods+binding default/x",
+            "deletecollection pods default/",
         ] {
             assert!(!may(&node(), line), "{line}");
         }

@@ -68,7 +68,8 @@ struct Reader {
 
 impl Reader {
     fn spend<E: Error>(&self, bytes: usize) -> std::result::Result<(), E> {
-        let left = self.bytes_left.get().checked_sub(bytes).ok_or_else(|| E::custom("the document is too large"))?;
+        let left =
+            self.bytes_left.get().checked_sub(bytes).ok_or_else(|| E::custom("the document is too large"))?;
         self.bytes_left.set(left);
         Ok(())
     }
@@ -190,7 +191,11 @@ mod tests {
     #[test]
     fn depth_and_expansion_are_bounded() {
         let deep = format!("{}{}", "[".repeat(120), "]".repeat(120));
-        assert!(message("application/json", &deep).contains("deeply"), "{}", message("application/json", &deep));
+        assert!(
+            message("application/json", &deep).contains("deeply"),
+            "{}",
+            message("application/json", &deep)
+        );
         let bomb = format!("a: &a {}\nb: [{}]", "x".repeat(100_000), "*a,".repeat(1000));
         assert!(message("application/yaml", &bomb).contains("too large"));
     }

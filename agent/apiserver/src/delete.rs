@@ -69,12 +69,15 @@ impl Options {
 
     fn check(&self, kind: &Descriptor, object: &Value) -> Result<()> {
         let name = object::name(object);
-        for (what, wanted, pointer) in
-            [("UID", &self.uid, "/metadata/uid"), ("ResourceVersion", &self.revision, "/metadata/resourceVersion")]
-        {
+        for (what, wanted, pointer) in [
+            ("UID", &self.uid, "/metadata/uid"),
+            ("ResourceVersion", &self.revision, "/metadata/resourceVersion"),
+        ] {
             let found = text(object, pointer);
             if let Some(wanted) = wanted.as_deref().filter(|w| *w != found) {
-                let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+                let why = format!(
+                    "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+                );
                 return Err(Status::conflict(kind, name, &why));
             }
         }
@@ -137,7 +140,11 @@ impl Engine {
             let done: std::result::Result<_, CommitError> = match &next {
                 Some(next) => {
                     let value = Some(object::bytes(next)?);
-                    let write = Write { key: record.key.to_string(), expect: Expect::Modified(record.modified), value };
+                    let write = Write {
+                        key: record.key.to_string(),
+                        expect: Expect::Modified(record.modified),
+                        value,
+                    };
                     self.kv(kind).commit(Txn { writes: vec![write] }).await
                 }
                 None => self.remove(kind, &record.key, &object, record.modified).await,

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 /// `APIGroupDiscoveryList` in its final version.
 pub(crate) const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 /// And as clients before 1.30 ask for it.
-pub(crate) const AGGREGATED_V2BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+pub(crate) const AGGREGATED_V2BETA1: &str =
+    "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
 /// OpenAPI v2 in protobuf, as old kubectl insists on.
 pub(crate) const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 /// The smallest document: swagger "2.0", info with title and version, no paths. Old kubectl only needs it to parse.
@@ -45,7 +46,13 @@ pub(crate) fn aggregated(accept: &str) -> Option<&'static str> {
         if !has("as=APIGroupDiscoveryList") || !has("g=apidiscovery.k8s.io") {
             return None;
         }
-        if has("v=v2") { Some(AGGREGATED_V2) } else if has("v=v2beta1") { Some(AGGREGATED_V2BETA1) } else { None }
+        if has("v=v2") {
+            Some(AGGREGATED_V2)
+        } else if has("v=v2beta1") {
+            Some(AGGREGATED_V2BETA1)
+        } else {
+            None
+        }
     })
 }
 
@@ -63,12 +70,15 @@ pub(crate) fn group(name: &str) -> Option<Value> {
         .map(|(group, version)| json!({"groupVersion": group_version(group, version), "version": version}))
         .collect();
     let preferred = versions.first()?.clone();
-    Some(json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": versions, "preferredVersion": preferred}))
+    Some(
+        json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": versions, "preferredVersion": preferred}),
+    )
 }
 
 /// `/apis` in its old form.
 pub(crate) fn groups() -> Value {
-    let mut names: Vec<&str> = versions().into_iter().map(|(group, _)| group).filter(|g| !g.is_empty()).collect();
+    let mut names: Vec<&str> =
+        versions().into_iter().map(|(group, _)| group).filter(|g| !g.is_empty()).collect();
     names.dedup();
     let bare = |mut group: Value| {
         if let Some(group) = group.as_object_mut() {
@@ -98,17 +108,24 @@ pub(crate) fn resource_list(group: &str, version: &str) -> Option<Value> {
         }
     }
     for review in REVIEWS.iter().filter(|r| r.group == group && r.version == version) {
-        list.push(json!({"name": review.plural, "singularName": "", "namespaced": false, "kind": review.kind,
-            "verbs": ["create"]}));
+        list.push(
+            json!({"name": review.plural, "singularName": "", "namespaced": false, "kind": review.kind,
+            "verbs": ["create"]}),
+        );
     }
     if list.is_empty() {
         return None;
     }
-    Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version(group, version), "resources": list}))
+    Some(
+        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version(group, version), "resources": list}),
+    )
 }
 
 /// What a subresource speaks: group, version, kind, verbs.
-fn response(kind: &Descriptor, sub: Subresource) -> (&'static str, &'static str, &'static str, &'static [&'static str]) {
+fn response(
+    kind: &Descriptor,
+    sub: Subresource,
+) -> (&'static str, &'static str, &'static str, &'static [&'static str]) {
     match sub {
         Subresource::Status => (kind.group, kind.version, kind.kind, &["get", "patch", "update"]),
         Subresource::Finalize => (kind.group, kind.version, kind.kind, &["update"]),
@@ -124,7 +141,8 @@ fn response(kind: &Descriptor, sub: Subresource) -> (&'static str, &'static str,
 
 /// `/api` or `/apis` in the aggregated form.
 pub(crate) fn discovery_list(core: bool, media_type: &str) -> Value {
-    let mut names: Vec<&str> = versions().into_iter().map(|(g, _)| g).filter(|g| g.is_empty() == core).collect();
+    let mut names: Vec<&str> =
+        versions().into_iter().map(|(g, _)| g).filter(|g| g.is_empty() == core).collect();
     names.dedup();
     let items: Vec<Value> = names
         .into_iter()
@@ -137,7 +155,8 @@ pub(crate) fn discovery_list(core: bool, media_type: &str) -> Value {
             json!({"metadata": {"name": name, "creationTimestamp": null}, "versions": versions})
         })
         .collect();
-    let version = if media_type == AGGREGATED_V2 { "apidiscovery.k8s.io/v2" } else { "apidiscovery.k8s.io/v2beta1" };
+    let version =
+        if media_type == AGGREGATED_V2 { "apidiscovery.k8s.io/v2" } else { "apidiscovery.k8s.io/v2beta1" };
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": version, "metadata": {}, "items": items})
 }
 
@@ -220,8 +239,10 @@ pub(crate) fn openapi_v3_group(group: &str, version: &str) -> Option<Value> {
         paths.insert(format!("/{base}{scope}/{}/{{name}}", kind.plural), object);
     }
     let served = versions().contains(&(group, version));
-    served.then(|| json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1.36"}, "paths": paths,
-        "components": {"schemas": {}}}))
+    served.then(|| {
+        json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1.36"}, "paths": paths,
+        "components": {"schemas": {}}})
+    })
 }
 
 #[cfg(test)]
@@ -231,7 +252,8 @@ mod tests {
     #[test]
     fn the_form_a_client_asks_for() {
         let new = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
-        let old = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+        let old =
+            "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
         assert_eq!(aggregated(new), Some(AGGREGATED_V2));
         assert_eq!(aggregated(old), Some(AGGREGATED_V2BETA1));
         assert_eq!(aggregated("application/json, */*"), None);
@@ -241,8 +263,13 @@ mod tests {
     fn both_forms_tell_the_same() {
         for (group, version) in versions() {
             let old = resource_list(group, version).unwrap();
-            let names: Vec<&str> =
-                old["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).filter(|n| !n.contains('/')).collect();
+            let names: Vec<&str> = old["resources"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|r| r["name"].as_str().unwrap())
+                .filter(|n| !n.contains('/'))
+                .collect();
             let new = aggregated_resources(group, version);
             let resources: Vec<&str> = new.iter().map(|r| r["resource"].as_str().unwrap()).collect();
             assert_eq!(names, resources);

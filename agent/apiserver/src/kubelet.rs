@@ -46,7 +46,8 @@ impl Engine {
         }
         let nodes = resources::find("", "v1", "nodes").ok_or_else(Status::no_resource)?;
         let node = self.get(&Target { kind: nodes, namespace: None, name: None, subresource: None }, host)?;
-        let dial = |e: &dyn std::fmt::Display| Status::internal(format!("error dialing backend: node {host}: {e}"));
+        let dial =
+            |e: &dyn std::fmt::Display| Status::internal(format!("error dialing backend: node {host}: {e}"));
         let stream = self.kubelets.connect(&node).await.map_err(|e| dial(&e))?;
         let client = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = client.map_err(|e| dial(&e))?;
@@ -122,7 +123,8 @@ fn container(pod: &Value, asked: Option<&str>) -> Result<String> {
         all if all.iter().any(|c| c == annotated) => Ok(annotated.to_owned()),
         all => {
             let choice = all.join(" ");
-            let message = format!("a container name must be specified for pod {pod_name}, choose one of: [{choice}]");
+            let message =
+                format!("a container name must be specified for pod {pod_name}, choose one of: [{choice}]");
             Err(Status::bad_request(message))
         }
     }

@@ -99,7 +99,12 @@ impl Api {
         self.ensure("services", Some("default"), service).await
     }
 
-    async fn ensure(&self, plural: &str, namespace: Option<&str>, object: Value) -> Result<(), BootstrapError> {
+    async fn ensure(
+        &self,
+        plural: &str,
+        namespace: Option<&str>,
+        object: Value,
+    ) -> Result<(), BootstrapError> {
         let what = format!("{plural}/{}", object::name(&object));
         let failed = |why: String| BootstrapError { what: what.clone(), why };
         let kind = resources::find("", "v1", plural).ok_or_else(|| failed("no such kind".into()))?;

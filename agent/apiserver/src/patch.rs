@@ -43,7 +43,9 @@ impl Form {
             Self::Strategic => resources::patch::strategic_merge(kind, &mut new, patch),
         };
         match applied {
-            Ok(()) if !new.is_object() => Err(Status::bad_request("the patch makes the object something else")),
+            Ok(()) if !new.is_object() => {
+                Err(Status::bad_request("the patch makes the object something else"))
+            }
             Ok(()) => Ok(new),
             Err(error @ PatchError::NotApplicable(_)) => Err(Status::unprocessable(error.to_string())),
             Err(error) => Err(Status::bad_request(error.to_string())),

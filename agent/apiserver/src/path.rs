@@ -15,7 +15,9 @@ pub(crate) struct Target {
 #[derive(Clone)]
 pub(crate) enum Route {
     Root,
-    Health { name: &'static str },
+    Health {
+        name: &'static str,
+    },
     Version,
     /// `/api`
     CoreVersions,
@@ -24,12 +26,20 @@ pub(crate) enum Route {
     /// `/apis/<group>`
     Group(String),
     /// `/api/v1`, `/apis/<group>/<version>`
-    Resources { group: String, version: String },
+    Resources {
+        group: String,
+        version: String,
+    },
     OpenApiV2,
     OpenApiV3,
-    OpenApiV3Group { group: String, version: String },
+    OpenApiV3Group {
+        group: String,
+        version: String,
+    },
     /// A question that is answered and not kept: access reviews.
-    Review { plural: String },
+    Review {
+        plural: String,
+    },
     Object(Target),
     Unknown,
 }

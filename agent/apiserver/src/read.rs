@@ -28,8 +28,8 @@ impl Selection {
     pub fn read(kind: &Descriptor, query: &Query) -> Result<Self> {
         let bad = |e: &dyn std::fmt::Display| Status::bad_request(e.to_string());
         let labels = Selector::parse(query.get("labelSelector").unwrap_or_default()).map_err(|e| bad(&e))?;
-        let fields =
-            FieldSelector::parse(query.get("fieldSelector").unwrap_or_default(), kind).map_err(|e| bad(&e))?;
+        let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default(), kind)
+            .map_err(|e| bad(&e))?;
         Ok(Self { labels, fields })
     }
 
@@ -61,7 +61,8 @@ struct Continue {
 
 impl Continue {
     fn encode(&self) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode(json!({"v": "bramble/v1", "rv": self.revision, "after": self.after}).to_string())
+        BASE64_URL_SAFE_NO_PAD
+            .encode(json!({"v": "bramble/v1", "rv": self.revision, "after": self.after}).to_string())
     }
 
     fn decode(token: &str, prefix: &str) -> Result<Self> {
@@ -71,7 +72,9 @@ impl Continue {
             let after = token["after"].as_str().filter(|key| key.starts_with(prefix))?.to_owned();
             Some(Self { revision: token["rv"].as_u64()?, after })
         };
-        read().ok_or_else(|| Status::bad_request("continue key is not valid: it was not given by this server for this list"))
+        read().ok_or_else(|| {
+            Status::bad_request("continue key is not valid: it was not given by this server for this list")
+        })
     }
 }
 
@@ -151,7 +154,13 @@ fn pages(
     limit: usize,
     selection: &Selection,
 ) -> Result<Listed> {
-    let chunk = if limit == 0 { 0 } else if selection.is_all() { limit } else { limit.max(CHUNK) };
+    let chunk = if limit == 0 {
+        0
+    } else if selection.is_all() {
+        limit
+    } else {
+        limit.max(CHUNK)
+    };
     let mut items = Vec::new();
     let mut revision = None;
     loop {
@@ -192,9 +201,9 @@ fn check_revision(kv: &dyn Kv, query: &Query, continued: bool) -> Result<()> {
     let current = kv.revision();
     match asked {
         Some(revision) if revision > current => Err(Status::too_new(revision, current)),
-        Some(revision) if wanted == Some(Match::Exact) && revision < current => {
-            Err(Status::expired(format!("The resourceVersion for the provided list is too old: {revision} ({current})")))
-        }
+        Some(revision) if wanted == Some(Match::Exact) && revision < current => Err(Status::expired(
+            format!("The resourceVersion for the provided list is too old: {revision} ({current})"),
+        )),
         _ => Ok(()),
     }
 }

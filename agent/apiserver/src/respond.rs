@@ -104,9 +104,7 @@ impl Format {
             json!({"cells": cells, "object": shown})
         };
         let rows: Vec<Value> = items.into_iter().map(row).collect();
-        let heading = |c: &resources::Column| {
-            json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.name, "priority": c.priority})
-        };
+        let heading = |c: &resources::Column| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.name, "priority": c.priority});
         let headings: Vec<Value> = kind.columns.iter().filter(|_| columns).map(heading).collect();
         json!({"kind": "Table", "apiVersion": META, "metadata": meta, "columnDefinitions": headings, "rows": rows})
     }

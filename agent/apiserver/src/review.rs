@@ -16,8 +16,18 @@ pub(crate) struct Review {
 
 /// All that are answered.
 pub(crate) const REVIEWS: &[Review] = &[
-    Review { group: "authorization.k8s.io", version: "v1", plural: "selfsubjectaccessreviews", kind: "SelfSubjectAccessReview" },
-    Review { group: "authentication.k8s.io", version: "v1", plural: "selfsubjectreviews", kind: "SelfSubjectReview" },
+    Review {
+        group: "authorization.k8s.io",
+        version: "v1",
+        plural: "selfsubjectaccessreviews",
+        kind: "SelfSubjectAccessReview",
+    },
+    Review {
+        group: "authentication.k8s.io",
+        version: "v1",
+        plural: "selfsubjectreviews",
+        kind: "SelfSubjectReview",
+    },
 ];
 
 impl Engine {
@@ -30,7 +40,9 @@ impl Engine {
         question["kind"] = review.kind.into();
         question["apiVersion"] = format!("{}/{}", review.group, review.version).into();
         question["status"] = match plural {
-            "selfsubjectreviews" => json!({"userInfo": {"username": user.name, "groups": user.groups, "uid": user.uid}}),
+            "selfsubjectreviews" => {
+                json!({"userInfo": {"username": user.name, "groups": user.groups, "uid": user.uid}})
+            }
             _ => self.may(user, &question),
         };
         Ok(question)

@@ -30,7 +30,10 @@ impl Engine {
         let query = Query::read(request.uri())?;
         match &route {
             Route::Health { name } => return Ok(self.health(name, &query)),
-            Route::Version => return Ok(Format::negotiate(request.headers(), &query)?.answer(StatusCode::OK, &discovery::version(&self.config))),
+            Route::Version => {
+                return Ok(Format::negotiate(request.headers(), &query)?
+                    .answer(StatusCode::OK, &discovery::version(&self.config)));
+            }
             _ => {}
         }
         let user = request.extensions().get::<User>().cloned().ok_or_else(Status::unauthorized)?;
@@ -60,9 +63,16 @@ impl Engine {
         let leading = *self.leading.borrow();
         // A node that follows is alive; ready is who can answer.
         if name == "readyz" && !leading {
-            return plain_text(StatusCode::SERVICE_UNAVAILABLE, "[-]leader failed: this node does not lead\n".into());
+            return plain_text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "[-]leader failed: this node does not lead\n".into(),
+            );
         }
-        let text = if query.flag("verbose") { format!("[+]ping ok\n[+]store ok\n{name} check passed\n") } else { "ok".into() };
+        let text = if query.flag("verbose") {
+            format!("[+]ping ok\n[+]store ok\n{name} check passed\n")
+        } else {
+            "ok".into()
+        };
         plain_text(StatusCode::OK, text)
     }
 
@@ -72,7 +82,9 @@ impl Engine {
         let accept = respond::text(headers, header::ACCEPT);
         let aggregated = discovery::aggregated(accept);
         let value = match route {
-            Route::Root => json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
+            Route::Root => {
+                json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]})
+            }
             Route::CoreVersions | Route::Groups if aggregated.is_some() => {
                 let media_type = aggregated.unwrap_or(discovery::AGGREGATED_V2);
                 let value = discovery::discovery_list(matches!(route, Route::CoreVersions), media_type);
@@ -81,22 +93,38 @@ impl Engine {
             Route::CoreVersions => discovery::core_versions(&self.config),
             Route::Groups => discovery::groups(),
             Route::Group(name) => discovery::group(name).ok_or_else(Status::no_resource)?,
-            Route::Resources { group, version } => discovery::resource_list(group, version).ok_or_else(Status::no_resource)?,
+            Route::Resources { group, version } => {
+                discovery::resource_list(group, version).ok_or_else(Status::no_resource)?
+            }
             Route::OpenApiV2 if accept.contains("proto-openapi.spec.v2") => {
                 return tagged(request, OPENAPI_V2_PROTOBUF, OPENAPI_V2_BYTES.to_vec());
             }
             Route::OpenApiV2 => discovery::openapi_v2(&self.config),
-            Route::OpenApiV3 => discovery::openapi_v3(|document| format!("{:016X}", hash(document.to_string().as_bytes()))),
+            Route::OpenApiV3 => {
+                discovery::openapi_v3(|document| format!("{:016X}", hash(document.to_string().as_bytes())))
+            }
             Route::OpenApiV3Group { group, version } => {
                 let document = discovery::openapi_v3_group(group, version).ok_or_else(Status::no_resource)?;
-                return tagged(request, "application/json", serde_json::to_vec(&document).map_err(Status::internal)?);
+                return tagged(
+                    request,
+                    "application/json",
+                    serde_json::to_vec(&document).map_err(Status::internal)?,
+                );
             }
             _ => return Err(Status::no_resource()),
         };
-        Ok(Format::negotiate(headers, query).unwrap_or_else(|_| Format::plain()).answer(StatusCode::OK, &value))
+        Ok(Format::negotiate(headers, query)
+            .unwrap_or_else(|_| Format::plain())
+            .answer(StatusCode::OK, &value))
     }
 
-    async fn object(&self, user: &User, target: Target, query: &Query, request: Request<Body>) -> Result<Response<Body>> {
+    async fn object(
+        &self,
+        user: &User,
+        target: Target,
+        query: &Query,
+        request: Request<Body>,
+    ) -> Result<Response<Body>> {
         let verb = verb(request.method(), &target, query)?;
         let attributes = Attributes {
             verb,
@@ -119,7 +147,14 @@ impl Engine {
     }
 
     /// The eight verbs on objects and collections.
-    async fn main(&self, user: &User, target: &Target, verb: &str, query: &Query, request: Request<Body>) -> Result<Response<Body>> {
+    async fn main(
+        &self,
+        user: &User,
+        target: &Target,
+        verb: &str,
+        query: &Query,
+        request: Request<Body>,
+    ) -> Result<Response<Body>> {
         let format = Format::negotiate(request.headers(), query)?;
         let name = target.name.as_deref().unwrap_or_default();
         let kind = target.kind;
@@ -141,20 +176,35 @@ impl Engine {
                 let options = delete::Options::read(&body, query)?;
                 let left = self.delete(target, name, &options).await?;
                 // What is shown may be the object or a Status that says it is gone.
-                let shown = if object::text(&left, "/kind") == "Status" { left } else { format.object(kind, left, true) };
+                let shown = if object::text(&left, "/kind") == "Status" {
+                    left
+                } else {
+                    format.object(kind, left, true)
+                };
                 Ok(format.answer(StatusCode::OK, &shown))
             }
             _ => {
                 let (body, _) = self.body(request).await?;
                 let options = delete::Options::read(&body, query)?;
-                Ok(format.answer(StatusCode::OK, &self.delete_collection(target, query, &options, &format).await?))
+                Ok(format
+                    .answer(StatusCode::OK, &self.delete_collection(target, query, &options, &format).await?))
             }
         }
     }
 
-    async fn sub(&self, target: &Target, name: &str, sub: Subresource, query: &Query, request: Request<Body>) -> Result<Response<Body>> {
+    async fn sub(
+        &self,
+        target: &Target,
+        name: &str,
+        sub: Subresource,
+        query: &Query,
+        request: Request<Body>,
+    ) -> Result<Response<Body>> {
         let method = request.method().clone();
-        if matches!(sub, Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward) {
+        if matches!(
+            sub,
+            Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward
+        ) {
             return self.to_kubelet(target, name, sub, query, request).await;
         }
         let format = Format::negotiate(request.headers(), query)?;
@@ -162,9 +212,15 @@ impl Engine {
             (Subresource::Status, Method::GET) => {
                 Ok(format.answer(StatusCode::OK, &format.object(target.kind, self.get(target, name)?, true)))
             }
-            (Subresource::Status, Method::PUT) => self.replace(target, name, Part::Status, query, request, &format).await,
-            (Subresource::Status, Method::PATCH) => self.amend(target, name, Part::Status, query, request, &format).await,
-            (Subresource::Scale, Method::GET) => Ok(format.answer(StatusCode::OK, &self.scale(target, name)?)),
+            (Subresource::Status, Method::PUT) => {
+                self.replace(target, name, Part::Status, query, request, &format).await
+            }
+            (Subresource::Status, Method::PATCH) => {
+                self.amend(target, name, Part::Status, query, request, &format).await
+            }
+            (Subresource::Scale, Method::GET) => {
+                Ok(format.answer(StatusCode::OK, &self.scale(target, name)?))
+            }
             (Subresource::Scale, Method::PUT) => {
                 let (sent, _) = self.body(request).await?;
                 let dry_run = query.dry_run()?;
@@ -175,7 +231,8 @@ impl Engine {
                 let form = Form::read(&body::media_type(request.headers()))?;
                 let patch = self.patch_body(request).await?;
                 let dry_run = query.dry_run()?;
-                let scale = self.rescale(target, name, dry_run, |old| form.apply(target.kind, old, &patch)).await?;
+                let scale =
+                    self.rescale(target, name, dry_run, |old| form.apply(target.kind, old, &patch)).await?;
                 Ok(format.answer(StatusCode::OK, &scale))
             }
             (Subresource::Binding, Method::POST) => {
@@ -187,7 +244,10 @@ impl Engine {
                 let (eviction, _) = self.body(request).await?;
                 let options = delete::Options::read(&eviction["deleteOptions"], query)?;
                 self.delete(target, name, &options).await?;
-                Ok(format.answer(StatusCode::CREATED, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})))
+                Ok(format.answer(
+                    StatusCode::CREATED,
+                    &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}),
+                ))
             }
             (Subresource::Finalize, Method::PUT) => {
                 let (sent, _) = self.body(request).await?;
@@ -198,7 +258,15 @@ impl Engine {
         }
     }
 
-    async fn replace(&self, target: &Target, name: &str, part: Part, query: &Query, request: Request<Body>, format: &Format) -> Result<Response<Body>> {
+    async fn replace(
+        &self,
+        target: &Target,
+        name: &str,
+        part: Part,
+        query: &Query,
+        request: Request<Body>,
+        format: &Format,
+    ) -> Result<Response<Body>> {
         let mut options = Options::read(query)?;
         let (mut object, duplicates) = self.body(request).await?;
         options.conform(target.kind, &mut object, duplicates)?;
@@ -206,7 +274,15 @@ impl Engine {
         Ok(warn(format.answer(StatusCode::OK, &format.object(target.kind, changed, true)), &options))
     }
 
-    async fn amend(&self, target: &Target, name: &str, part: Part, query: &Query, request: Request<Body>, format: &Format) -> Result<Response<Body>> {
+    async fn amend(
+        &self,
+        target: &Target,
+        name: &str,
+        part: Part,
+        query: &Query,
+        request: Request<Body>,
+        format: &Format,
+    ) -> Result<Response<Body>> {
         let mut options = Options::read(query)?;
         let form = Form::read(&body::media_type(request.headers()))?;
         let patch = self.patch_body(request).await?;
@@ -217,7 +293,11 @@ impl Engine {
     /// A body, `null` when there is none.
     async fn body(&self, request: Request<Body>) -> Result<(Value, Vec<String>)> {
         let (media_type, bytes) = self.bytes(request).await?;
-        if bytes.is_empty() { Ok((Value::Null, Vec::new())) } else { body::decode(&media_type, &bytes, self.config.max_body) }
+        if bytes.is_empty() {
+            Ok((Value::Null, Vec::new()))
+        } else {
+            body::decode(&media_type, &bytes, self.config.max_body)
+        }
     }
 
     /// Patches are JSON whatever their form; clients also send YAML.

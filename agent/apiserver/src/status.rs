@@ -89,14 +89,17 @@ impl Status {
     }
 
     pub fn conflict(kind: &Descriptor, name: &str, why: &str) -> Self {
-        let message =
-            format!("Operation cannot be fulfilled on {} {name:?}: {why}", qualified(kind.group, kind.plural));
+        let message = format!(
+            "Operation cannot be fulfilled on {} {name:?}: {why}",
+            qualified(kind.group, kind.plural)
+        );
         Self::new(StatusCode::CONFLICT, "Conflict", message).about(kind.group, kind.plural, name)
     }
 
     /// Somebody else wrote the object since it was read.
     pub fn modified(kind: &Descriptor, name: &str) -> Self {
-        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(kind, name, why)
     }
 

@@ -59,16 +59,25 @@ impl Engine {
                 return Err(Status::conflict(kind, name, "the pod was replaced by another of its name"));
             }
             if object::deleting(&pod) {
-                return Err(Status::conflict(kind, name, &format!("pod {name} is being deleted, cannot be assigned to a host")));
+                return Err(Status::conflict(
+                    kind,
+                    name,
+                    &format!("pod {name} is being deleted, cannot be assigned to a host"),
+                ));
             }
             let bound = text(&pod, "/spec/nodeName");
             if !bound.is_empty() {
-                return Err(Status::conflict(kind, name, &format!("pod {name} is already assigned to node {bound:?}")));
+                return Err(Status::conflict(
+                    kind,
+                    name,
+                    &format!("pod {name} is already assigned to node {bound:?}"),
+                ));
             }
             pod["spec"]["nodeName"] = node.into();
             scheduled(&mut pod);
             let value = Some(object::bytes(&pod)?);
-            let write = Write { key: record.key.to_string(), expect: Expect::Modified(record.modified), value };
+            let write =
+                Write { key: record.key.to_string(), expect: Expect::Modified(record.modified), value };
             match self.kv(kind).commit(Txn { writes: vec![write] }).await {
                 Ok(_) => return Ok(()),
                 Err(CommitError::Conflict { .. }) => {}

@@ -45,7 +45,8 @@ impl Plan {
         let revision = query.revision()?;
         let wanted = query.version_match()?;
         let seconds = query.number("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
-        let timeout = Duration::from_secs(seconds.unwrap_or_else(|| LONGEST + rand::random_range(0..LONGEST)));
+        let timeout =
+            Duration::from_secs(seconds.unwrap_or_else(|| LONGEST + rand::random_range(0..LONGEST)));
         let asked = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
         if asked.is_some() && wanted != Some(Match::NotOlderThan) {
             return Err(forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
@@ -56,20 +57,34 @@ impl Plan {
             ));
         }
         Ok(match asked {
-            Some(true) => {
-                Self { initial: true, mark_initial: bookmarks, bookmarks, after: None, at_least: revision, timeout }
-            }
+            Some(true) => Self {
+                initial: true,
+                mark_initial: bookmarks,
+                bookmarks,
+                after: None,
+                at_least: revision,
+                timeout,
+            },
             // Without a revision, an old watch shows what there is first.
             None if revision.is_none() => {
                 Self { initial: true, mark_initial: false, bookmarks, after: None, at_least: None, timeout }
             }
-            _ => Self { initial: false, mark_initial: false, bookmarks, after: revision, at_least: None, timeout },
+            _ => Self {
+                initial: false,
+                mark_initial: false,
+                bookmarks,
+                after: revision,
+                at_least: None,
+                timeout,
+            },
         })
     }
 }
 
 fn forbidden(why: &str) -> Status {
-    Status::unprocessable(format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: {why}"))
+    Status::unprocessable(format!(
+        "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: {why}"
+    ))
 }
 
 /// The state of one running watch.
@@ -150,7 +165,19 @@ impl Stream {
         });
         let end = Instant::now() + plan.timeout;
         let (ready, columns_told, over) = (VecDeque::new(), false, false);
-        Self { kind, format, selection, watch, ready, leading, bookmarks, marked: after, end, columns_told, over }
+        Self {
+            kind,
+            format,
+            selection,
+            watch,
+            ready,
+            leading,
+            bookmarks,
+            marked: after,
+            end,
+            columns_told,
+            over,
+        }
     }
 
     fn lines(self) -> impl futures::Stream<Item = std::result::Result<Bytes, Infallible>> + Send {
@@ -229,8 +256,7 @@ impl Stream {
         if initial {
             meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        let object =
-            json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": meta});
+        let object = json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": meta});
         let object = match self.format.view {
             crate::respond::View::Table => {
                 // A Table's bookmark is a Table of one row without cells, its object the mark.

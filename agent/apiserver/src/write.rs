@@ -181,7 +181,10 @@ impl Engine {
                     None => Ok(new),
                 };
             }
-            writes.insert(0, Write { key: key.clone(), expect: Expect::Absent, value: Some(object::bytes(&new)?) });
+            writes.insert(
+                0,
+                Write { key: key.clone(), expect: Expect::Absent, value: Some(object::bytes(&new)?) },
+            );
             match self.kv(kind).commit(Txn { writes }).await {
                 Ok(revision) => {
                     object::set_revision(&mut new, revision);
@@ -201,7 +204,14 @@ impl Engine {
     }
 
     /// Replaces an object, or its status.
-    pub async fn update(&self, target: &Target, name: &str, object: Value, part: Part, options: &Options) -> Result<Value> {
+    pub async fn update(
+        &self,
+        target: &Target,
+        name: &str,
+        object: Value,
+        part: Part,
+        options: &Options,
+    ) -> Result<Value> {
         let mut object = object;
         check_identity(target, &mut object)?;
         let make = |_: &Value| Ok(object.clone());
@@ -257,7 +267,13 @@ impl Engine {
     }
 
     /// Removes an object that was read at this revision.
-    pub async fn remove(&self, kind: &Descriptor, key: &str, object: &Value, at: Revision) -> std::result::Result<Revision, CommitError> {
+    pub async fn remove(
+        &self,
+        kind: &Descriptor,
+        key: &str,
+        object: &Value,
+        at: Revision,
+    ) -> std::result::Result<Revision, CommitError> {
         let mut writes = allocate::release(kind, object);
         writes.insert(0, Write { key: key.to_owned(), expect: Expect::Modified(at), value: None });
         self.kv(kind).commit(Txn { writes }).await
@@ -274,7 +290,14 @@ fn prepare_new(kind: &Descriptor, object: &mut Value) -> Result<()> {
     if meta.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty() && v != "0") {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
-    for owned in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "generation"] {
+    for owned in [
+        "resourceVersion",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "managedFields",
+        "generation",
+    ] {
         meta.remove(owned);
     }
     meta.insert("uid".into(), object::new_uid().into());
@@ -311,7 +334,8 @@ fn settle(kind: &Descriptor, part: Part, old: &Value, new: &mut Value) -> Result
         }
         _ => {}
     }
-    let owned: &[&str] = &["name", "namespace", "uid", "creationTimestamp", "resourceVersion", "generation", "generateName"];
+    let owned: &[&str] =
+        &["name", "namespace", "uid", "creationTimestamp", "resourceVersion", "generation", "generateName"];
     let times: &[&str] = &["deletionTimestamp", "deletionGracePeriodSeconds"];
     let old_meta = old.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
     let new_meta = meta(new);

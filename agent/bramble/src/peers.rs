@@ -151,7 +151,10 @@ pub async fn serve(
         let length = stream.read_u32().await? as usize;
         ensure!(length <= MAX_MESSAGE, "{name} sends {length} bytes at once");
         // A node without any state yet cannot know who votes; its certificate must do until the log tells.
-        ensure!(status.borrow().voters.is_empty() || known(), "{name} may not vote, its raft messages are refused");
+        ensure!(
+            status.borrow().voters.is_empty() || known(),
+            "{name} may not vote, its raft messages are refused"
+        );
         let mut message = vec![0; length];
         stream.read_exact(&mut message).await?;
         store.receive(message.into()).with_context(|| format!("raft message from {name}"))?;
