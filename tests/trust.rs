@@ -5,7 +5,7 @@ use tests::Lab;
 #[test]
 fn strangers_and_mistakes() {
     let lab = Lab::up("trust", "--nodes 3 --no-enable");
-    let ip1 = address(&lab, 1);
+    let ip1 = lab.address(1);
     before_there_is_a_cluster(&lab, &ip1);
     lab.ok(1, "kube-config enable-master");
     let again = lab.fails(1, "kube-config enable-master");
@@ -13,11 +13,6 @@ fn strangers_and_mistakes() {
     anonymous(&lab, &ip1);
     joins(&lab, &ip1);
     bad_requests(&lab);
-}
-
-fn address(lab: &Lab, node: usize) -> String {
-    let text = lab.ok(node, "ip -4 -o addr show eth0");
-    text.split_whitespace().nth(3).and_then(|a| a.split('/').next()).expect("an address").to_owned()
 }
 
 fn before_there_is_a_cluster(lab: &Lab, ip1: &str) {
@@ -76,7 +71,7 @@ fn joins(lab: &Lab, ip1: &str) {
     let error = lab.fails(3, &format!("kube-config enable-worker {lan}"));
     assert!(error.contains("not a Bramble master"), "{error}");
     // Through a node that is not the master.
-    let ip2 = address(lab, 2);
+    let ip2 = lab.address(2);
     lab.ok(3, &format!("kube-config enable-worker {ip2}"));
     lab.says(1, "kubectl get nodes --no-headers | grep -c ' Ready '", "3", 60);
     lab.ok(3, "kube-config disable-node");

@@ -76,6 +76,33 @@ impl Lab {
         self.script(&format!("hack/down --name {}", self.name));
     }
 
+    /// A node's address.
+    pub fn address(&self, node: usize) -> String {
+        let text = self.ok(node, "ip -4 -o addr show eth0");
+        let address = text.split_whitespace().nth(3).and_then(|a| a.split('/').next());
+        address.expect("a node has an address").to_owned()
+    }
+
+    /// The loopback port of the machine that leads to the status pages.
+    pub fn page_port(&self) -> u16 {
+        let line = format!(
+            "source ${{BRAMBLE_LAB:-/var/lib/bramble-lab}}/{}/cluster.env && echo $PAGE_PORT",
+            self.name
+        );
+        self.script(&line).out.trim().parse().expect("a port")
+    }
+
+    /// Takes the registry away.
+    pub fn stop_registry(&self) {
+        let line = format!("kill $(cat ${{BRAMBLE_LAB:-/var/lib/bramble-lab}}/{}/registry.pid)", self.name);
+        assert_eq!(self.script(&line).code, 0, "{line}");
+    }
+
+    /// Where the test images are, on the machine and on the nodes alike.
+    pub fn images(&self) -> PathBuf {
+        std::fs::canonicalize(repo().join("out/images")).expect("hack/images made them")
+    }
+
     /// Does something to a node: `--kill`, `--start`, ...
     pub fn act(&self, node: usize, actions: &str) {
         let said = self.script(&format!("hack/node --name {} {node} {actions}", self.name));

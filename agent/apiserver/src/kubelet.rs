@@ -110,7 +110,8 @@ fn container(pod: &Value, asked: Option<&str>) -> Result<String> {
     let main = of("/spec/containers");
     let pod_name = name(pod);
     if let Some(asked) = asked {
-        let known = main.iter().chain(&of("/spec/initContainers")).any(|c| c == asked);
+        let other = [of("/spec/initContainers"), of("/spec/ephemeralContainers")].concat();
+        let known = main.iter().chain(&other).any(|c| c == asked);
         return if known {
             Ok(asked.to_owned())
         } else {

@@ -11,7 +11,7 @@ use crate::path::{Route, Target, route};
 use crate::query::Query;
 use crate::respond::{self, Format, plain_text};
 use crate::status::{self, Result, Status};
-use crate::write::{Options, Part};
+use crate::write::{Options, Part, check_identity};
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -165,6 +165,7 @@ impl Engine {
             "create" => {
                 let mut options = Options::read(query)?;
                 let (mut object, duplicates) = self.body(request).await?;
+                check_identity(target, &mut object)?;
                 options.conform(kind, &mut object, duplicates)?;
                 let made = self.create(user, target, object, &options).await?;
                 Ok(warn(format.answer(StatusCode::CREATED, &format.object(kind, made, true)), &options))
@@ -237,7 +238,7 @@ impl Engine {
             }
             (Subresource::Binding, Method::POST) => {
                 let (binding, _) = self.body(request).await?;
-                self.bind(target, name, &binding).await?;
+                self.bind(target, name, &binding, query.dry_run()?).await?;
                 Ok(format.answer(StatusCode::CREATED, &status::success(target.kind, name, "")))
             }
             (Subresource::Eviction, Method::POST) => {
@@ -269,6 +270,7 @@ impl Engine {
     ) -> Result<Response<Body>> {
         let mut options = Options::read(query)?;
         let (mut object, duplicates) = self.body(request).await?;
+        check_identity(target, &mut object)?;
         options.conform(target.kind, &mut object, duplicates)?;
         let changed = self.update(target, name, object, part, &options).await?;
         Ok(warn(format.answer(StatusCode::OK, &format.object(target.kind, changed, true)), &options))
@@ -315,6 +317,11 @@ impl Engine {
 /// What a method on a target asks for, as permissions name it.
 fn verb(method: &Method, target: &Target, query: &Query) -> Result<&'static str> {
     let (name, sub) = (target.name.is_some(), target.subresource.as_deref());
+    // Across namespaces one may look, not touch.
+    let touches = *method == Method::POST || *method == Method::DELETE;
+    if touches && target.kind.namespaced && target.namespace.is_none() {
+        return Err(Status::method_not_allowed());
+    }
     Ok(match *method {
         // Streams into a pod are made, however they are opened.
         Method::GET | Method::POST if matches!(sub, Some("exec" | "attach" | "portforward")) => "create",

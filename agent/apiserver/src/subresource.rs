@@ -45,7 +45,7 @@ impl Engine {
     }
 
     /// Gives a pod its node.
-    pub async fn bind(&self, target: &Target, name: &str, binding: &Value) -> Result<()> {
+    pub async fn bind(&self, target: &Target, name: &str, binding: &Value, dry_run: bool) -> Result<()> {
         let kind = target.kind;
         let node = text(binding, "/target/name");
         if node.is_empty() {
@@ -72,6 +72,9 @@ impl Engine {
                     name,
                     &format!("pod {name} is already assigned to node {bound:?}"),
                 ));
+            }
+            if dry_run {
+                return Ok(());
             }
             pod["spec"]["nodeName"] = node.into();
             scheduled(&mut pod);
