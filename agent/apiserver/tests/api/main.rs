@@ -1,5 +1,7 @@
 //! The API as clients see it: requests into `Api::handle`, over spaces in memory.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
+
 mod clients;
 mod kubelet;
 mod objects;
