@@ -30,7 +30,6 @@ const PORT_FORWARD: &str = "portforward.k8s.io";
 const PORT_FORWARD_TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 /// How long a client may take to open its streams.
 const STREAMS_PATIENCE: Duration = Duration::from_secs(30);
-const COMMAND_WORDS: usize = 1024;
 /// What lies between a WebSocket and the SPDY session inside it.
 const TUNNEL_BYTES: usize = 64 << 10;
 const PIECE_BYTES: usize = 32 << 10;
@@ -58,7 +57,8 @@ impl Wanted {
         let command = pairs.iter().filter(|(key, _)| key == "command").map(|(_, value)| value.clone());
         let tty = flag(["tty", "tty"]);
         Wanted {
-            command: command.take(COMMAND_WORDS).collect(),
+            // As long as a request line may be; cut, it would be another command.
+            command: command.collect(),
             stdin: flag(["stdin", "input"]),
             stdout: flag(["stdout", "output"]),
             // A terminal has only one output.
