@@ -92,7 +92,7 @@ impl Agent {
         let address = self.own_address(ask.address)?;
         self.files.wipe()?;
         let founded = self.found(address, ports).await;
-        let (running, authority) = match founded {
+        let running = match founded {
             Ok(founded) => founded,
             Err(error) => {
                 self.files.wipe().context("while undoing")?;
@@ -101,22 +101,25 @@ impl Agent {
         };
         say.line(format!("Kubernetes master services enabled on {} ({address})", running.state.member.name));
         say.line(format!("kubeconfig: {}", self.files.kubeconfig().display()));
-        drop(authority);
-        let mut last = vec![format!("On the other nodes: kube-config enable-worker {address}")];
-        if self.config.baked()?.is_none() {
-            let token = gate::new_token(&running.store).await?;
-            last = vec![format!("On the other nodes: kube-config enable-worker {address} --token {token}")];
-        }
+        // From here on the cluster is there, whatever becomes of the token.
+        let store = running.store.clone();
         *node = Some(running);
-        Ok(json!(last))
+        let mut line = format!("On the other nodes: kube-config enable-worker {address}");
+        if self.config.baked()?.is_none() {
+            let token = gate::new_token(&store)
+                .await
+                .context("the cluster is made, but has no token yet: kube-config token")?;
+            line = format!("{line} --token {token}");
+        }
+        Ok(json!([line]))
     }
 
-    async fn found(&self, address: IpAddr, ports: Ports) -> Result<(Running, Authority)> {
+    async fn found(&self, address: IpAddr, ports: Ports) -> Result<Running> {
         let cluster_id: String = format!("{:08x}", rand::random::<u32>());
         let authority = Authority::create(&cluster_id)?;
         let key = pki::new_key()?;
         let name = self.config.node_name.clone();
-        let (certificate, fingerprint) = authority.sign_node(&pki::request(&key)?, &name, &[address])?;
+        let (certificate, fingerprint) = authority.sign_node(&pki::request(&key)?, &name)?;
         let ca = authority.pair().certificate.clone();
         self.files.save_pki(&Pair { certificate, key }, &ca)?;
         let member = Member {
@@ -137,9 +140,12 @@ impl Agent {
         };
         let founding = Founding { authority: Authority::load(authority.pair().clone())? };
         let running = self.start(state.clone(), ports, Some(founding)).await?;
-        node::write_kubeconfig(&self.files, &authority, self.config.api_port)?;
-        self.files.save(&state)?;
-        Ok((running, authority))
+        let written = node::write_kubeconfig(&self.files, &authority, self.config.api_port);
+        if let Err(error) = written.and_then(|()| self.files.save(&state)) {
+            running.stop().await;
+            return Err(error);
+        }
+        Ok(running)
     }
 
     /// `kube-config enable-worker`.
@@ -197,7 +203,10 @@ impl Agent {
             first: false,
         };
         let running = self.start(state.clone(), ports, None).await?;
-        self.files.save(&state)?;
+        if let Err(error) = self.files.save(&state) {
+            running.stop().await;
+            return Err(error);
+        }
         Ok(running)
     }
 

@@ -164,6 +164,10 @@ pub fn check_name(name: &str) -> Result<()> {
         && name.bytes().all(|b| plain(b) || b == b'-' || b == b'.')
         && name.bytes().next().is_some_and(plain)
         && name.bytes().last().is_some_and(plain);
+    // Names of the API's own certificate: a node called so could pose as it.
+    let reserved =
+        ["localhost", "kubernetes", "bramble.local"].contains(&name) || name.starts_with("kubernetes.");
+    anyhow::ensure!(!reserved, "{name:?} is the API's own name: give this node another hostname");
     anyhow::ensure!(
         fits,
         "{name:?} cannot be a node's name: use lower-case letters, digits and '-', at most 63 (set the hostname, or node_name in the config)"
@@ -195,5 +199,6 @@ mod tests {
     fn names() {
         assert!(check_name("node1").is_ok() && check_name("192.168.1.102").is_ok());
         assert!(check_name("Node").is_err() && check_name("").is_err() && check_name("a_b").is_err());
+        assert!(check_name("kubernetes.default.svc").is_err() && check_name("localhost").is_err());
     }
 }

@@ -182,10 +182,14 @@ impl Front {
         // TLS 1.3 only: an older channel's value is not bound to its handshake.
         let bound = tls.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
         let binding = bound.then(|| tls.export_keying_material([0; BINDING], LABEL, None)).transpose()?;
-        let (api, gate) = (self.api.clone(), self.gate.clone());
+        let (api, gate, roster) = (self.api.clone(), self.gate.clone(), self.roster.clone());
         let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-            let (api, gate, subject) = (api.clone(), gate.clone(), subject.clone());
-            async move { Ok::<_, std::convert::Infallible>(answer(&api, &gate, request, subject, binding).await) }
+            let (api, gate, roster, subject) = (api.clone(), gate.clone(), roster.clone(), subject.clone());
+            async move {
+                Ok::<_, std::convert::Infallible>(
+                    answer(&api, &gate, &roster, request, subject, binding).await,
+                )
+            }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
@@ -213,6 +217,7 @@ impl Front {
 async fn answer(
     api: &Api,
     gate: &Gate,
+    roster: &Roster,
     request: Request<hyper::body::Incoming>,
     subject: Option<Subject>,
     binding: Option<[u8; BINDING]>,
@@ -221,7 +226,12 @@ async fn answer(
     if request.uri().path().starts_with(crate::gate::PREFIX) {
         return gate.handle(request, subject, binding).await;
     }
-    if let Some(subject) = subject {
+    // Certificates of nodes live long; a node that left or was replaced is nobody any more.
+    let present = |s: &Subject| match s.node() {
+        Some(name) => roster.by_name(name).is_some_and(|m| m.key == s.key),
+        None => true,
+    };
+    if let Some(subject) = subject.filter(present) {
         request.extensions_mut().insert(User {
             name: subject.user,
             groups: subject.groups,

@@ -24,6 +24,8 @@ use crate::serving::authority;
 pub const PREFIX: &str = "/bramble/v1/";
 /// A join request is small.
 const MAX_BODY: usize = 64 << 10;
+/// And arrives at once.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// Handles them; cheap to clone.
 #[derive(Clone)]
@@ -102,8 +104,8 @@ impl Gate {
     ) -> Result<Response<Body>, Refusal> {
         let binding = binding.ok_or_else(old_tls)?;
         let bad = |why: &str| (StatusCode::BAD_REQUEST, format!("the join request is not valid: {why}"));
-        let body: Bytes =
-            axum::body::to_bytes(request.into_body(), MAX_BODY).await.map_err(|_| bad("too large"))?;
+        let body = tokio::time::timeout(PATIENCE, axum::body::to_bytes(request.into_body(), MAX_BODY));
+        let body: Bytes = body.await.map_err(|_| bad("too slow"))?.map_err(|_| bad("too large"))?;
         let signed: SignedRequest = serde_json::from_slice(&body).map_err(|e| bad(&e.to_string()))?;
         let request: join::Request =
             serde_json::from_str(&signed.request).map_err(|e| bad(&e.to_string()))?;
@@ -113,8 +115,9 @@ impl Gate {
             return Err((StatusCode::FORBIDDEN, "the cluster secret does not match".into()));
         }
         check_name(&request.name).map_err(|e| bad(&e.to_string()))?;
-        if request.addresses.is_empty() || request.addresses.len() > 16 {
-            return Err(bad("between 1 and 16 addresses"));
+        let odd = |a: &std::net::IpAddr| a.is_loopback() || a.is_unspecified() || a.is_multicast();
+        if request.addresses.is_empty() || request.addresses.len() > 16 || request.addresses.iter().any(odd) {
+            return Err(bad("between 1 and 16 addresses that others can reach"));
         }
         let welcome = self.admit(&request).await?;
         tracing::info!(node = request.name, id = welcome.member.id, "a node joined");
@@ -125,7 +128,7 @@ impl Gate {
     async fn admit(&self, request: &join::Request) -> Result<Welcome, Refusal> {
         let inner = &*self.inner;
         let ca = authority(&*inner.kv).map_err(internal)?;
-        let signed = ca.sign_node(&request.csr, &request.name, &request.addresses);
+        let signed = ca.sign_node(&request.csr, &request.name);
         let (certificate, key) = signed.map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))?;
         let record = inner.kv.get(&format!("{MEMBERS}{}", request.name));
         let old: Option<Member> = record.as_ref().and_then(|r| serde_json::from_slice(&r.value).ok());

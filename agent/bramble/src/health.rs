@@ -72,7 +72,10 @@ impl Health {
         }
         loop {
             let page = kv.list(LEASES, None, 0);
-            let Ok(mut watch) = kv.watch(LEASES, page.revision) else { continue };
+            let Ok(mut watch) = kv.watch(LEASES, page.revision) else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
             while let Some(event) = watch.next().await {
                 if event.current.is_some()
                     && let Some(name) = event.key.strip_prefix(LEASES)

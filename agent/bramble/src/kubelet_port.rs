@@ -101,7 +101,8 @@ impl Kubelets for KubeletDialer {
             timeout(PATIENCE, connect).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
-        Ok(Box::new(TlsConnector::from(tls).connect(name, stream).await?))
+        let secured = timeout(PATIENCE, TlsConnector::from(tls).connect(name, stream)).await;
+        Ok(Box::new(secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??))
     }
 }
 

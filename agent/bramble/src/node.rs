@@ -80,6 +80,8 @@ impl Running {
         let Start { config, runtime, files, ports, state } = start;
         let (pair, ca) = files.load_pki()?;
         let shutdown = CancellationToken::new();
+        // A start that fails halfway leaves nothing running.
+        let unless_done = shutdown.clone().drop_guard();
         let tasks = TaskTracker::new();
         let roster = Roster::new(state.members.clone());
 
@@ -164,6 +166,7 @@ impl Running {
             ca,
         };
         node.start(ports.kubelet, ports.status, &spawn).await?;
+        unless_done.disarm();
         Ok(Self { state, store, roster, client, shutdown, tasks })
     }
 
@@ -174,6 +177,10 @@ impl Running {
         if alone {
             return Ok(());
         }
+        anyhow::ensure!(
+            status.voters.as_slice() != [status.id],
+            "this node alone holds the cluster's state: take the other nodes out first, or wait until three vote"
+        );
         if status.leading
             && let Some(next) = status.voters.iter().find(|id| **id != status.id)
         {
@@ -235,10 +242,13 @@ impl Spawner<'_> {
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
             while !shutdown.is_cancelled() {
-                if let Err(error) = start(shutdown.clone()).await {
-                    tracing::error!(part = name, %error, "ended; starting it again");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                let ended = start(shutdown.clone()).await;
+                if shutdown.is_cancelled() {
+                    return;
                 }
+                let error = ended.err().map(|e| e.to_string());
+                tracing::error!(part = name, error, "ended; starting it again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         });
     }

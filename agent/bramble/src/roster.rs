@@ -65,7 +65,10 @@ impl Roster {
         loop {
             let page = kv.list(MEMBERS, None, 0);
             self.set(decode(&page));
-            let Ok(mut watch) = kv.watch(MEMBERS, page.revision) else { continue };
+            let Ok(mut watch) = kv.watch(MEMBERS, page.revision) else {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            };
             while watch.next().await.is_some() {
                 self.set(decode(&kv.list(MEMBERS, None, 0)));
             }

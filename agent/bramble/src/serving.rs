@@ -52,7 +52,10 @@ impl Certificate {
             if let Err(error) = authority(&*kv).and_then(|ca| self.sign(&ca, &roster, &settings, &key)) {
                 tracing::debug!(error = format!("{error:#}"), "no serving certificate yet");
             }
-            let Ok(mut news) = news else { continue };
+            let Ok(mut news) = news else {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            };
             tokio::select! {
                 changed = members.changed() => if changed.is_err() { return },
                 arrived = news.next() => if arrived.is_none() {

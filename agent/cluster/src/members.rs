@@ -93,6 +93,10 @@ pub fn voters_for(members: usize) -> usize {
 /// The one next step, or `None` when all is as it should be.
 pub fn plan(view: &View) -> Option<Step> {
     let wanted = wanted(view);
+    // Nobody may vote: the leader has left and the rest are barred. Nothing good comes of an empty set.
+    if wanted.is_empty() {
+        return None;
+    }
     let member = |id: &u64| view.candidates.iter().find(|c| c.id == *id);
     // The voters change in one joint step, once everyone who is to have a vote holds the log.
     if wanted != view.voters {
