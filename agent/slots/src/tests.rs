@@ -153,6 +153,8 @@ impl Card {
 #[derive(Clone, Debug)]
 enum Event {
     Update(System, usize),
+    /// With `--no-reboot`: the next event meets an update that was staged and never booted.
+    Stage(System, usize),
     FallBack(usize),
     Reboot(usize),
 }
@@ -161,7 +163,8 @@ fn event() -> impl Strategy<Value = Event> {
     let writes = prop_oneof![3 => 0..14_usize, 1 => Just(usize::MAX)];
     let system = prop_oneof![Just(System::Healthy), Just(System::Hangs)];
     prop_oneof![
-        4 => (system, writes.clone()).prop_map(|(s, w)| Event::Update(s, w)),
+        4 => (system.clone(), writes.clone()).prop_map(|(s, w)| Event::Update(s, w)),
+        2 => (system, writes.clone()).prop_map(|(s, w)| Event::Stage(s, w)),
         1 => writes.clone().prop_map(Event::FallBack),
         1 => writes.prop_map(Event::Reboot),
     ]
@@ -175,17 +178,22 @@ proptest! {
         let mut card = Card::new(noise);
         let mut running = card.up();
         for event in events {
-            let (Event::Update(_, writes) | Event::FallBack(writes) | Event::Reboot(writes)) = event;
+            let (Event::Update(_, writes)
+            | Event::Stage(_, writes)
+            | Event::FallBack(writes)
+            | Event::Reboot(writes)) = event;
             card.writes_left = writes;
-            // Cut or not, the next thing is a boot, with what power the event left.
             let cut = match event {
-                Event::Update(system, _) => card.update(running, system).is_err(),
+                Event::Update(system, _) | Event::Stage(system, _) => card.update(running, system).is_err(),
                 Event::FallBack(_) => card.fall_back(running).is_err(),
                 Event::Reboot(_) => false,
             };
             if cut {
                 card.writes_left = usize::MAX;
+            } else if matches!(event, Event::Stage(..)) {
+                continue;
             }
+            // Cut or not, the next thing is a boot, with what power the event left.
             running = card.up();
             card.writes_left = usize::MAX;
             prop_assert_eq!(card.systems[running as usize], System::Healthy);
