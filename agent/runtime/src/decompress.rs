@@ -1,6 +1,8 @@
 //! Streams that may be plain, gzip or zstd, told apart by their first bytes and bounded in what they unpack to.
 
+use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read};
+use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
@@ -97,6 +99,49 @@ impl<R: Read> Read for Bounded<R> {
             .left
             .checked_sub(n as u64)
             .ok_or_else(|| io::Error::other("unpacks to more bytes than are allowed"))?;
+        Ok(n)
+    }
+}
+
+/// What a tar entry's headers may take. The archive says how long its long names and extended headers are, and the
+/// reader keeps them in memory.
+const MAX_HEADERS: u64 = 1 << 20;
+
+/// A tar stream that is read in turns: an entry's headers, which must be short, and its content, which may be long.
+pub(crate) struct Turns<R> {
+    inner: R,
+    left: Rc<Cell<u64>>,
+}
+
+/// Says whose turn it is.
+pub(crate) struct Turn(Rc<Cell<u64>>);
+
+impl Turn {
+    /// Headers are read next. What is left of the entry before must have been read.
+    pub(crate) fn headers(&self) {
+        self.0.set(MAX_HEADERS);
+    }
+
+    /// Content is read next.
+    pub(crate) fn content(&self) {
+        self.0.set(u64::MAX);
+    }
+}
+
+impl<R: Read> Turns<R> {
+    pub(crate) fn new(inner: R) -> (Self, Turn) {
+        let left = Rc::new(Cell::new(MAX_HEADERS));
+        (Self { inner, left: left.clone() }, Turn(left))
+    }
+}
+
+impl<R: Read> Read for Turns<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        let left = self.left.get().checked_sub(n as u64);
+        let left =
+            left.ok_or_else(|| io::Error::other(format!("headers of more than {MAX_HEADERS} bytes")))?;
+        self.left.set(left);
         Ok(n)
     }
 }

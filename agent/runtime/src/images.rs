@@ -29,7 +29,7 @@ pub(crate) struct Images {
     pub(crate) layers: Layers,
     pub(crate) blob_locks: Arc<Locks>,
     store: Mutex<Store>,
-    scratches: std::sync::atomic::AtomicU64,
+    numbers: std::sync::atomic::AtomicU64,
     pulls: Mutex<HashMap<String, (SharedPull, watch::Receiver<Progress>)>>,
 }
 
@@ -61,7 +61,7 @@ impl Images {
             layers,
             blob_locks: Arc::default(),
             store: Mutex::new(store),
-            scratches: Default::default(),
+            numbers: Default::default(),
             pulls: Mutex::default(),
         };
         images.sweep_ingest().map_err(node("clean unfinished downloads"))?;
@@ -172,10 +172,14 @@ impl Images {
         }
     }
 
+    /// A number that nothing in the ingest folder has in its name yet.
+    pub(crate) fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// A fresh folder for an archive that is being loaded.
     pub(crate) fn scratch(&self) -> io::Result<Scratch> {
-        let n = self.scratches.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let path = self.ingest_dir().join(format!("load-{}-{n}", std::process::id()));
+        let path = self.ingest_dir().join(format!("load-{}-{}", std::process::id(), self.number()));
         fs::create_dir(&path)?;
         Ok(Scratch(path))
     }

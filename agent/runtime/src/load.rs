@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use crate::api::{Error, Image};
+use crate::decompress::Turns;
 use crate::images::Images;
 use crate::manifest::{self, Descriptor, Document, Host, ImageConfig};
 use crate::store::Record;
@@ -54,20 +55,26 @@ fn extract(archive: &Path, to: &Path) -> io::Result<Files> {
     let stream = decompress::Bounded::new(decompress::open(File::open(archive)?)?, MAX_ARCHIVE);
     let mut files = Files::new();
     let mut links: Vec<(String, String)> = Vec::new();
-    for entry in tar::Archive::new(stream).entries()? {
+    let (stream, turn) = Turns::new(stream);
+    let mut archive = tar::Archive::new(stream);
+    let mut entries = archive.entries()?;
+    loop {
+        turn.headers();
+        let Some(entry) = entries.next() else { break };
+        turn.content();
         let mut entry = entry?;
         if files.len() + links.len() > MAX_FILES {
             return Err(io::Error::other(format!("more than {MAX_FILES} files in the archive")));
         }
-        let Some(name) = clean(&entry.path()?, "") else { continue };
-        match entry.header().entry_type() {
-            tar::EntryType::Regular | tar::EntryType::Continuous => {
+        let name = clean(&entry.path()?, "");
+        match (entry.header().entry_type(), name) {
+            (tar::EntryType::Regular | tar::EntryType::Continuous, Some(name)) => {
                 let path = to.join(files.len().to_string());
                 io::copy(&mut entry.by_ref().take(MAX_ARCHIVE), &mut File::create_new(&path)?)?;
                 files.insert(name, path);
             }
             // Old archives name a layer that occurs twice by a link.
-            kind @ (tar::EntryType::Symlink | tar::EntryType::Link) => {
+            (kind @ (tar::EntryType::Symlink | tar::EntryType::Link), Some(name)) => {
                 let folder = if kind == tar::EntryType::Link {
                     ""
                 } else {
@@ -77,8 +84,13 @@ fn extract(archive: &Path, to: &Path) -> io::Result<Files> {
                     links.push((name, target));
                 }
             }
+            // No tool makes sparse ones; their zeros would have no end.
+            (tar::EntryType::GNUSparse, _) => {
+                return Err(io::Error::other("a sparse file in the archive"));
+            }
             _ => {}
         }
+        io::copy(&mut entry, &mut io::sink())?;
     }
     for (name, target) in links {
         if let Some(path) = files.get(&target).cloned() {

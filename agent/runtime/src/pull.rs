@@ -255,31 +255,31 @@ impl Session {
                 remote: self.remote.clone(),
                 descriptor: manifest.layers[i].clone(),
                 dir: images.ingest_dir(),
+                number: images.number(),
                 progress: progress.clone(),
             };
             download.check().map_err(|e| self.fail(e))?;
             let (slots, locks) = (slots.clone(), images.blob_locks.clone());
             let task = tokio::spawn(async move {
                 let _slot = slots.acquire_owned().await.map_err(|e| e.to_string())?;
-                let guard = locks.lock(&download.descriptor.digest).await;
-                download.run().await.map(|path| (path, guard))
+                // For the download only: layers are taken up in their order, and whoever kept one of them locked while
+                // waiting for another could wait for ever, for another pull or for the same blob lower down.
+                let _lock = locks.lock(&download.descriptor.digest).await;
+                download.run().await
             });
             downloads.push((i, AbortOnDropHandle::new(task)));
         }
         for (i, task) in downloads {
-            let (path, _guard) =
-                task.await.map_err(|e| self.fail(e.to_string()))?.map_err(|e| self.fail(e))?;
+            let blob = task.await.map_err(|e| self.fail(e.to_string()))?.map_err(|e| self.fail(e))?;
             let _lock = images.layers.lock(&chain[i]).await;
             if !images.layers.has(&chain[i]) {
                 let diff_id = &config.diff_ids()[i];
                 images
                     .layers
-                    .unpack(&chain[i], &path, diff_id, &chain[..i])
+                    .unpack(&chain[i], &blob.0, diff_id, &chain[..i])
                     .await
                     .map_err(|e| self.fail(e))?;
             }
-            // Another pull may have taken it already.
-            let _ = tokio::fs::remove_file(&path).await;
             progress.send_modify(|p| p.layers.0 += 1);
         }
         Ok(())
@@ -309,7 +309,19 @@ struct Download {
     remote: Reference,
     descriptor: Descriptor,
     dir: PathBuf,
+    /// Tells the finished file from that of another pull of the same blob.
+    number: u64,
     progress: watch::Sender<Progress>,
+}
+
+/// A finished download; the file goes away with it.
+struct Blob(PathBuf);
+
+impl Drop for Blob {
+    fn drop(&mut self) {
+        // What stays is swept up when the agent starts.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl Download {
@@ -323,9 +335,10 @@ impl Download {
         Ok(())
     }
 
-    async fn run(&self) -> Result<PathBuf, String> {
+    async fn run(&self) -> Result<Blob, String> {
         let hex = self.descriptor.digest.trim_start_matches("sha256:");
-        let (done, partial) = (self.dir.join(hex), self.dir.join(format!("{hex}.partial")));
+        let done = Blob(self.dir.join(format!("{hex}.{}", self.number)));
+        let partial = self.dir.join(format!("{hex}.partial"));
         let mut attempt = 1;
         loop {
             match self.attempt(&partial).await {
@@ -340,7 +353,7 @@ impl Download {
             tokio::time::sleep(Duration::from_secs(1 << attempt)).await;
             attempt += 1;
         }
-        tokio::fs::rename(&partial, &done).await.map_err(|e| format!("keep a layer: {e}"))?;
+        tokio::fs::rename(&partial, &done.0).await.map_err(|e| format!("keep a layer: {e}"))?;
         Ok(done)
     }
 

@@ -11,14 +11,19 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
+use rustix::process::{Resource, Rlimit};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tar::{Entry, EntryType};
 
+use crate::decompress::Turns;
 use crate::{decompress, manifest};
 
 /// Deeper paths are refused.
 const MAX_DEPTH: usize = 256;
+/// Memory that the helper may have; a decompressor's window is most of what it needs. What wants more is no layer that
+/// a small node should take.
+const MAX_MEMORY: u64 = 512 << 20;
 
 /// What to unpack, and where.
 #[derive(Debug, Deserialize, Serialize)]
@@ -69,6 +74,8 @@ fn read_job() -> io::Result<Job> {
 }
 
 fn run(job: &Job) -> io::Result<Outcome> {
+    let limit = Rlimit { current: Some(MAX_MEMORY), maximum: Some(MAX_MEMORY) };
+    rustix::process::setrlimit(Resource::Data, limit)?;
     let blob = File::open(&job.blob)?;
     let lowers = job.lowers.iter().map(|path| open_dir(path)).collect::<io::Result<Vec<_>>>()?;
     rustix::process::chroot(&job.target)?;
@@ -110,9 +117,14 @@ struct Layer {
 
 impl Layer {
     fn unpack(mut self, stream: impl Read, max_entries: u64) -> io::Result<(String, u64)> {
+        let (stream, turn) = Turns::new(stream);
         let mut archive = tar::Archive::new(Hashing { inner: stream, hasher: Sha256::new() });
         let mut count = 0;
-        for entry in archive.entries()? {
+        let mut entries = archive.entries()?;
+        loop {
+            turn.headers();
+            let Some(entry) = entries.next() else { break };
+            turn.content();
             let mut entry = entry?;
             count += 1;
             if count > max_entries {
@@ -120,7 +132,12 @@ impl Layer {
             }
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             self.entry(&mut entry).map_err(|e| io::Error::new(e.kind(), format!("{name:?}: {e}")))?;
+            // A sparse file was read to its end, and says itself how many zeros it has.
+            if entry.header().entry_type() != EntryType::GNUSparse {
+                io::copy(&mut entry, &mut io::sink())?;
+            }
         }
+        turn.content();
         for (path, mtime) in self.dirs.iter().rev() {
             // Replaced or removed since: its time went with it.
             if fs::symlink_metadata(path).is_ok_and(|m| m.is_dir()) {

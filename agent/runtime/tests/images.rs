@@ -395,6 +395,44 @@ async fn images_come_from_a_registry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn layers_that_occur_twice_or_in_another_order_do_not_wait_for_each_other() {
+    let registry = RealRegistry::start().await;
+    let w = World::empty(registry.registries()).await;
+    let layer = |name: &str| Tar::new().file(name, 0o644, b"x").bytes();
+    let (a, b, c) = (layer("a"), layer("b"), layer("c"));
+    // What builders write for a step that changes no file is one and the same layer each time.
+    registry.push("twice", "1", &TestImage::new(vec![a.clone(), b.clone(), a.clone(), c, a.clone()])).await;
+    registry.push("one", "1", &TestImage::new(vec![a.clone(), b.clone()])).await;
+    registry.push("other", "1", &TestImage::new(vec![b, a])).await;
+    let pulls = ["twice", "one", "other"].map(|name| {
+        let (runtime, name) = (w.runtime.clone(), format!("{}/{name}:1", registry.host));
+        tokio::spawn(async move { runtime.pull(&name, None, None).await.map(drop) })
+    });
+    for pull in pulls {
+        let done = tokio::time::timeout(std::time::Duration::from_secs(30), pull).await;
+        done.expect("the pull hangs").unwrap().unwrap();
+    }
+    assert_eq!(std::fs::read_dir(w.dir.path().join("lib/images/ingest")).unwrap().count(), 0);
+    w.end().await;
+}
+
+#[tokio::test]
+async fn headers_that_fill_the_memory_are_refused() {
+    let w = World::empty(Registries::default()).await;
+    let comment = vec![b'x'; 4 << 20];
+    let long = || Tar::new().extended("comment", &comment).file("f", 0o644, b"x");
+    let error = layers(&w, &TestImage::new(vec![long().bytes()])).await.unwrap_err();
+    assert!(error.to_string().contains("headers of more than"), "{error}");
+    // The archive around the layers is read by the agent itself.
+    let archive = w.dir.path().join("image.tar");
+    let image = TestImage::new(vec![Tar::new().file("f", 0o644, b"x").bytes()]).docker_save("t:1");
+    std::fs::write(&archive, [&long().bytes()[..], &image[..]].concat()).unwrap();
+    let error = w.runtime.load(&archive).await.unwrap_err();
+    assert!(error.to_string().contains("headers of more than"), "{error}");
+    w.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_registry_gets_wrong_is_refused() {
     let registry = RealRegistry::start().await;
     let w = World::empty(registry.registries()).await;

@@ -90,6 +90,12 @@ impl Tar {
         self.file(path, mode, b"x")
     }
 
+    /// An extended header of the entry that comes next.
+    pub fn extended(mut self, key: &str, value: &[u8]) -> Self {
+        self.0.append_pax_extensions([(key, value)]).unwrap();
+        self
+    }
+
     pub fn bytes(self) -> Vec<u8> {
         self.0.into_inner().unwrap()
     }
