@@ -29,6 +29,9 @@ pub enum Expect {
     Absent,
     /// The key exists and was last modified at this revision.
     Modified(Revision),
+    /// As [`Expect::Modified`], and the key is left as it is: a condition of the transaction, not a change. The
+    /// write's value is not looked at.
+    Stays(Revision),
 }
 
 /// One key's change.
@@ -135,6 +138,14 @@ pub trait Kv: Send + Sync + 'static {
     fn get(&self, key: &str) -> Option<Record>;
     /// Records whose keys start with `prefix` and come after `after` (exclusive), at most `limit` (0: all).
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Page;
+    /// What [`Kv::list`] would have given when `at` was the newest revision.
+    fn list_at(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        at: Revision,
+    ) -> Result<Page, Compacted>;
     /// The newest applied revision.
     fn revision(&self) -> Revision;
     /// Applies a transaction; the revision it was applied at. A transaction without effect (deleting what is not

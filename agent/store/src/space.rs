@@ -73,24 +73,38 @@ impl Space {
 
     pub(crate) fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Page {
         let inner = self.read();
-        let mut page = Page { revision: inner.revision, ..Page::default() };
-        let start = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
-        let mut matching = inner
-            .records
-            .range::<str, _>((start, Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .map(|(_, record)| record);
-        if limit == 0 {
-            page.records.extend(matching.cloned());
-        } else {
-            page.records.extend(matching.by_ref().take(limit).cloned());
-            page.remaining = matching.count();
-            page.more = page.remaining > 0;
+        page(inner.after(prefix, after), limit, inner.revision)
+    }
+
+    /// The page as it was at an earlier revision: what the history tells to have changed since is taken back.
+    pub(crate) fn list_at(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        at: Revision,
+    ) -> Result<Page, Compacted> {
+        let inner = self.read();
+        let mut then: BTreeMap<&str, Option<&Record>> = BTreeMap::new();
+        for event in inner.history.since(at)?.filter(|event| event.key.starts_with(prefix)) {
+            then.entry(&event.key).or_insert(event.previous.as_ref());
         }
-        page
+        if then.is_empty() {
+            return Ok(page(inner.after(prefix, after), limit, at));
+        }
+        let mut records: BTreeMap<&str, &Record> =
+            inner.after(prefix, after).map(|record| (&*record.key, record)).collect();
+        for (key, record) in then {
+            match record {
+                Some(record) if after.is_none_or(|after| key > after) => {
+                    records.insert(key, record);
+                }
+                _ => {
+                    records.remove(key);
+                }
+            }
+        }
+        Ok(page(records.into_values(), limit, at))
     }
 
     /// Applies transactions in order and tells the watchers.
@@ -136,21 +150,47 @@ impl Space {
     }
 }
 
+/// The first `limit` (0: all) of these.
+fn page<'a>(mut matching: impl Iterator<Item = &'a Record>, limit: usize, revision: Revision) -> Page {
+    let mut page = Page { revision, ..Page::default() };
+    if limit == 0 {
+        page.records.extend(matching.cloned());
+    } else {
+        page.records.extend(matching.by_ref().take(limit).cloned());
+        page.remaining = matching.count();
+        page.more = page.remaining > 0;
+    }
+    page
+}
+
 impl Inner {
+    /// The records under a prefix, after a key.
+    fn after<'a>(&'a self, prefix: &'a str, after: Option<&str>) -> impl Iterator<Item = &'a Record> {
+        let start = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let range = self.records.range::<str, _>((start, Bound::Unbounded));
+        range.take_while(move |(key, _)| key.starts_with(prefix)).map(|(_, record)| record)
+    }
+
     fn apply(&mut self, txn: Txn) -> Result<Revision, Conflict> {
         for write in &txn.writes {
             let current = self.records.get(write.key.as_str());
             let holds = match write.expect {
                 Expect::Any => true,
                 Expect::Absent => current.is_none(),
-                Expect::Modified(revision) => current.is_some_and(|r| r.modified == revision),
+                Expect::Modified(revision) | Expect::Stays(revision) => {
+                    current.is_some_and(|r| r.modified == revision)
+                }
             };
             if !holds {
                 return Err(Conflict { key: write.key.clone(), current: current.cloned() });
             }
         }
         let revision = self.revision + 1;
-        for write in txn.writes {
+        let changes = txn.writes.into_iter().filter(|write| !matches!(write.expect, Expect::Stays(_)));
+        for write in changes {
             let event = match write.value {
                 Some(value) => self.put(&write.key, value, revision),
                 None => self.delete(&write.key, revision),
@@ -201,11 +241,16 @@ impl History {
     }
 
     fn replay(&self, prefix: &str, after: Revision) -> Result<VecDeque<Arc<Event>>, Compacted> {
+        Ok(self.since(after)?.filter(|event| event.key.starts_with(prefix)).cloned().collect())
+    }
+
+    /// The events after a revision.
+    fn since(&self, after: Revision) -> Result<impl Iterator<Item = &Arc<Event>>, Compacted> {
         if after < self.compacted {
             return Err(Compacted { asked: after, oldest: self.compacted });
         }
         let start = self.events.partition_point(|event| event.revision <= after);
-        Ok(self.events.range(start..).filter(|event| event.key.starts_with(prefix)).cloned().collect())
+        Ok(self.events.range(start..))
     }
 }
 

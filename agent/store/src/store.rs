@@ -340,6 +340,16 @@ impl Kv for Store {
         self.inner.space.list(prefix, after, limit)
     }
 
+    fn list_at(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        at: Revision,
+    ) -> Result<Page, Compacted> {
+        self.inner.space.list_at(prefix, after, limit, at)
+    }
+
     fn revision(&self) -> Revision {
         self.inner.space.revision()
     }

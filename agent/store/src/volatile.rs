@@ -50,6 +50,16 @@ impl Kv for Volatile {
         self.space.list(prefix, after, limit)
     }
 
+    fn list_at(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        at: Revision,
+    ) -> Result<Page, Compacted> {
+        self.space.list_at(prefix, after, limit, at)
+    }
+
     fn revision(&self) -> Revision {
         self.space.revision()
     }

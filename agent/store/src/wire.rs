@@ -39,6 +39,9 @@ struct WriteMessage {
     /// Absent: anything; zero: the key must not exist; else the revision that must have modified it last.
     #[prost(uint64, optional, tag = "3")]
     expect: Option<u64>,
+    /// The key stays as it is.
+    #[prost(bool, tag = "4")]
+    stays: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -83,12 +86,13 @@ pub(crate) struct Image {
 
 pub(crate) fn encode_txn(txn: Txn) -> Vec<u8> {
     let writes = txn.writes.into_iter().map(|write| WriteMessage {
+        stays: matches!(write.expect, Expect::Stays(_)),
         key: write.key,
         value: write.value,
         expect: match write.expect {
             Expect::Any => None,
             Expect::Absent => Some(0),
-            Expect::Modified(revision) => Some(revision),
+            Expect::Modified(revision) | Expect::Stays(revision) => Some(revision),
         },
     });
     TxnMessage { writes: writes.collect() }.encode_to_vec()
@@ -101,6 +105,7 @@ pub(crate) fn decode_txn(bytes: Bytes) -> Result<Txn, DecodeError> {
         value: write.value,
         expect: match write.expect {
             None => Expect::Any,
+            Some(revision) if write.stays => Expect::Stays(revision),
             Some(0) => Expect::Absent,
             Some(revision) => Expect::Modified(revision),
         },
@@ -176,12 +181,17 @@ mod tests {
 
         #[test]
         fn a_transaction_survives_the_wire(
-            writes in proptest::collection::vec((".{0,40}", any::<Option<Vec<u8>>>(), 0u64..4), 0..8),
+            writes in proptest::collection::vec((".{0,40}", any::<Option<Vec<u8>>>(), 0u64..6), 0..8),
         ) {
             let writes = writes.into_iter().map(|(key, value, expect)| Write {
                 key,
                 value: value.map(Bytes::from),
-                expect: match expect { 0 => Expect::Any, 1 => Expect::Absent, n => Expect::Modified(n) },
+                expect: match expect {
+                    0 => Expect::Any,
+                    1 => Expect::Absent,
+                    2 | 3 => Expect::Modified(expect),
+                    _ => Expect::Stays(expect),
+                },
             });
             let txn = Txn { writes: writes.collect() };
             let bytes = encode_txn(txn.clone());

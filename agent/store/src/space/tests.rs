@@ -56,6 +56,47 @@ fn a_transaction_is_all_or_none() {
 }
 
 #[test]
+fn a_condition_changes_nothing() {
+    let space = Space::new(0, LIMITS);
+    put(&space, "/home", "1");
+    let inside = |at| Txn {
+        writes: vec![write("/home", None, Expect::Stays(at)), write("/b", Some("x"), Expect::Any)],
+    };
+    assert_eq!(space.apply([inside(1)]), [Ok(2)]);
+    let record = space.get("/home").unwrap();
+    assert_eq!((record.modified, record.value.as_ref()), (1, b"1".as_slice()));
+    put(&space, "/home", "2");
+    assert_eq!(space.apply([inside(1)]).pop().unwrap().unwrap_err().key, "/home");
+    delete(&space, "/home");
+    assert!(space.apply([inside(3)]).pop().unwrap().is_err());
+    assert_eq!(space.get("/b").unwrap().modified, 2);
+}
+
+#[test]
+fn a_page_can_be_read_as_it_was() {
+    let space = Space::new(0, LIMITS);
+    for key in ["/p/1", "/p/2", "/p/3"] {
+        put(&space, key, "old");
+    }
+    let before = space.list("/p/", None, 0);
+    put(&space, "/p/0", "new");
+    put(&space, "/p/2", "new");
+    put(&space, "/p/2", "newer");
+    delete(&space, "/p/3");
+    put(&space, "/q", "new");
+    let then = space.list_at("/p/", None, 0, before.revision).unwrap();
+    assert_eq!((then.records, then.revision), (before.records, before.revision));
+    let second = space.list_at("/p/", Some("/p/1"), 1, before.revision).unwrap();
+    assert_eq!((second.records[0].value.as_ref(), second.remaining), (b"old".as_slice(), 1));
+    let now = space.list_at("/p/", None, 0, space.revision()).unwrap();
+    assert_eq!(now.records, space.list("/p/", None, 0).records);
+    for i in 0..10 {
+        put(&space, &format!("/x/{i}"), "x");
+    }
+    assert!(space.list_at("/p/", None, 0, before.revision).is_err());
+}
+
+#[test]
 fn pages_follow_one_another() {
     let space = Space::new(0, LIMITS);
     for key in ["/a", "/p/1", "/p/2", "/p/3", "/q"] {
