@@ -84,21 +84,34 @@ pub(crate) enum Decision {
     Deny(String),
 }
 
-/// Where [`authorize`] looks up the pod it is asked about: namespace, name.
-pub(crate) type Pods<'a> = &'a dyn Fn(&str, &str) -> Option<Value>;
+/// What [`authorize`] may look at.
+pub(crate) trait Facts {
+    /// A pod.
+    fn pod(&self, namespace: &str, name: &str) -> Option<Value>;
+    /// Whether a pod of this node refers to this Secret or ConfigMap.
+    fn needs(&self, node: &str, namespace: &str, plural: &str, name: &str) -> bool;
+}
 
 /// Decides.
-pub(crate) fn authorize(user: &User, attributes: &Attributes<'_>, pods: Pods<'_>) -> Decision {
+pub(crate) fn authorize(user: &User, attributes: &Attributes<'_>, facts: &dyn Facts) -> Decision {
     let allowed = user.is_in(MASTERS)
         || (attributes.plural.is_empty() && attributes.verb == "get" && open_path(attributes.path))
-        || (attributes.subresource.is_empty() && is_own_question(attributes))
-        || user.node().is_some_and(|node| node_may(node, attributes, pods));
-    if allowed { Decision::Allow } else { Decision::Deny(attributes.denial(user)) }
+        || (attributes.subresource.is_empty() && is_own_question(attributes));
+    if allowed {
+        return Decision::Allow;
+    }
+    let denial = attributes.denial(user);
+    match user.node().map(|node| node_may(node, attributes, facts)) {
+        Some(Node::May) => Decision::Allow,
+        Some(Node::MayNot(Some(why))) => Decision::Deny(why),
+        Some(Node::Unrelated(why)) => Decision::Deny(format!("{denial}: {why}")),
+        Some(Node::MayNot(None)) | None => Decision::Deny(denial),
+    }
 }
 
 /// [`authorize`], as an error.
-pub(crate) fn check(user: &User, attributes: &Attributes<'_>, pods: Pods<'_>) -> Result<()> {
-    match authorize(user, attributes, pods) {
+pub(crate) fn check(user: &User, attributes: &Attributes<'_>, facts: &dyn Facts) -> Result<()> {
+    match authorize(user, attributes, facts) {
         Decision::Allow => Ok(()),
         Decision::Deny(why) => {
             Err(Status::forbidden(attributes.group, attributes.plural, attributes.name, &why))
@@ -120,25 +133,81 @@ fn is_own_question(a: &Attributes<'_>) -> bool {
     a.verb == "create" && plurals.contains(&a.plural)
 }
 
+/// What is said of a node.
+enum Node {
+    May,
+    /// With the words of upstream's node restriction, if it has any for this.
+    MayNot(Option<String>),
+    /// No pod gives it a reason: words of upstream's node authorizer.
+    Unrelated(String),
+}
+
 /// What all of a node's parts need: kubelet, service forwarder, DNS, status page.
-fn node_may(node: &str, a: &Attributes<'_>, pods: Pods<'_>) -> bool {
+fn node_may(node: &str, a: &Attributes<'_>, facts: &dyn Facts) -> Node {
     let reads = ["get", "list", "watch"].contains(&a.verb);
-    let own_pod = || pods(a.namespace, a.name).is_some_and(|pod| text(&pod, "/spec/nodeName") == node);
+    let changes = ["update", "patch"].contains(&a.verb);
+    let own_pod = || facts.pod(a.namespace, a.name).is_some_and(|pod| text(&pod, "/spec/nodeName") == node);
+    let may = |allowed: bool| if allowed { Node::May } else { Node::MayNot(None) };
+    let restricted = |allowed: bool, why: &str| {
+        if allowed { Node::May } else { Node::MayNot(Some(format!("node {node:?} {why}"))) }
+    };
     match (a.group, a.plural, a.subresource) {
-        ("", "pods", "") if a.verb == "create" => true, // mirror pods: admit() looks at the object
-        ("", "pods", "") if a.verb == "delete" => own_pod(),
-        ("", "pods", "status") => ["update", "patch"].contains(&a.verb) && own_pod(),
-        ("", "pods" | "services" | "endpoints" | "namespaces" | "configmaps" | "secrets", "") => reads,
-        ("discovery.k8s.io", "endpointslices", "") => reads,
-        ("apps", "replicasets" | "deployments", "") => reads,
-        ("", "nodes", "") if a.verb == "create" => true, // admit() looks at the object
-        ("", "nodes", "" | "status") => reads || (["update", "patch"].contains(&a.verb) && a.name == node),
-        ("" | "events.k8s.io", "events", "") => reads || ["create", "update", "patch"].contains(&a.verb),
-        ("coordination.k8s.io", "leases", "") => match a.verb {
-            "create" => a.namespace == NODE_LEASES,
-            "get" | "update" | "patch" => a.namespace == NODE_LEASES && a.name == node,
-            _ => false,
+        ("", "pods", "") if a.verb == "create" => Node::May, // mirror pods: admit() looks at the object
+        ("", "pods", "") if a.verb == "delete" => {
+            restricted(own_pod(), "can only delete pods with spec.nodeName set to itself")
+        }
+        ("", "pods", "status") if changes => {
+            restricted(own_pod(), "can only update pod status for pods with spec.nodeName set to itself")
+        }
+        ("", "configmaps" | "secrets", "") if reads => related(node, a, facts),
+        ("", "pods" | "services" | "endpoints" | "namespaces", "") => may(reads),
+        ("discovery.k8s.io", "endpointslices", "") => may(reads),
+        ("apps", "replicasets" | "deployments", "") => may(reads),
+        ("", "nodes", "") if a.verb == "create" => Node::May, // admit() looks at the object
+        ("", "nodes", "" | "status") if changes => {
+            restricted(a.name == node, &format!("is not allowed to modify node {:?}", a.name))
+        }
+        ("", "nodes", "" | "status") => may(reads),
+        ("" | "events.k8s.io", "events", "") => may(reads || changes || a.verb == "create"),
+        ("coordination.k8s.io", "leases", "") if a.namespace == NODE_LEASES => match a.verb {
+            "create" => Node::May, // admit() looks at the object
+            "get" => may(a.name == node),
+            _ if changes => restricted(
+                a.name == node,
+                "can only access node lease with the same name as the requesting node",
+            ),
+            _ => may(false),
         },
+        _ => may(false),
+    }
+}
+
+/// A node reads what its pods refer to, one by one and by name.
+fn related(node: &str, a: &Attributes<'_>, facts: &dyn Facts) -> Node {
+    if a.name.is_empty() {
+        Node::Unrelated("No Object name found".to_owned())
+    } else if facts.needs(node, a.namespace, a.plural, a.name) {
+        Node::May
+    } else {
+        Node::Unrelated(format!("no relationship found between node '{node}' and this object"))
+    }
+}
+
+/// Whether a pod's `spec` refers to this Secret or ConfigMap, wherever that may be said.
+pub(crate) fn refers(spec: &Value, plural: &str, name: &str) -> bool {
+    const SECRET: &[&str] =
+        &["secret", "secretRef", "secretKeyRef", "nodePublishSecretRef", "imagePullSecrets"];
+    const CONFIG_MAP: &[&str] = &["configMap", "configMapRef", "configMapKeyRef"];
+    let fields = if plural == "secrets" { SECRET } else { CONFIG_MAP };
+    let is_it = |v: &Value| v["name"] == name || v["secretName"] == name;
+    match spec {
+        // Objects in the store nest no deeper than they may in a body.
+        Value::Object(map) => map.iter().any(|(key, value)| {
+            let named = fields.contains(&key.as_str());
+            let here = named && (is_it(value) || value.as_array().is_some_and(|all| all.iter().any(is_it)));
+            here || refers(value, plural, name)
+        }),
+        Value::Array(items) => items.iter().any(|item| refers(item, plural, name)),
         _ => false,
     }
 }
@@ -183,8 +252,20 @@ mod tests {
         let (plural, subresource) = resource.split_once('+').unwrap_or((resource, ""));
         let (namespace, name) = words.get(2).and_then(|w| w.split_once('/')).unwrap_or(("", ""));
         let attributes = Attributes { verb: words[0], group, plural, subresource, namespace, name, path: "" };
-        let pods = |_: &str, name: &str| Some(json!({"spec": {"nodeName": name.trim_start_matches("on-")}}));
-        authorize(user, &attributes, &pods) == Decision::Allow
+        authorize(user, &attributes, &Played) == Decision::Allow
+    }
+
+    /// Pods `on-n1` are on n1, and refer to Secrets and ConfigMaps `for-n1`.
+    struct Played;
+
+    impl Facts for Played {
+        fn pod(&self, _: &str, name: &str) -> Option<Value> {
+            Some(json!({"spec": {"nodeName": name.trim_start_matches("on-")}}))
+        }
+
+        fn needs(&self, node: &str, _: &str, _: &str, name: &str) -> bool {
+            name.strip_prefix("for-") == Some(node)
+        }
     }
 
     #[test]
@@ -192,7 +273,8 @@ mod tests {
         for line in [
             "list pods",
             "watch services",
-            "get configmaps default/x",
+            "get configmaps default/for-n1",
+            "watch secrets default/for-n1",
             "list discovery.k8s.io/endpointslices",
             "create nodes",
             "patch nodes /n1",
@@ -209,6 +291,11 @@ mod tests {
         }
         for line in [
             "create apps/deployments default/x",
+            "get configmaps default/x",
+            "get secrets default/for-n2",
+            "list secrets default/",
+            "list configmaps",
+            "create configmaps default/for-n1",
             "patch nodes /n2",
             "update nodes+status /n2",
             "delete nodes /n1",
@@ -244,11 +331,32 @@ mod tests {
         let stranger = User { name: "eve".into(), ..User::default() };
         let attributes =
             Attributes { verb: "list", plural: "pods", namespace: "default", ..Attributes::default() };
-        let status = check(&stranger, &attributes, &|_, _| None).unwrap_err();
+        let status = check(&stranger, &attributes, &Played).unwrap_err();
         assert_eq!(
             status.message,
             r#"pods is forbidden: User "eve" cannot list resource "pods" in API group "" in the namespace "default""#
         );
+    }
+
+    #[test]
+    fn a_pod_refers_to_what_it_names_anywhere() {
+        let spec = json!({
+            "imagePullSecrets": [{"name": "pull"}],
+            "volumes": [{"name": "a", "secret": {"secretName": "vol"}}, {"name": "b", "configMap": {"name": "map"}},
+                {"name": "c", "projected": {"sources": [{"secret": {"name": "pro"}}, {"configMap": {"name": "promap"}}]}}],
+            "containers": [{"name": "x", "envFrom": [{"secretRef": {"name": "from"}}, {"configMapRef": {"name": "frommap"}}],
+                "env": [{"name": "y", "valueFrom": {"secretKeyRef": {"name": "key", "key": "k"}}}]}],
+            "initContainers": [{"env": [{"valueFrom": {"configMapKeyRef": {"name": "keymap", "key": "k"}}}]}],
+        });
+        for name in ["pull", "vol", "pro", "from", "key"] {
+            assert!(refers(&spec, "secrets", name) && !refers(&spec, "configmaps", name), "{name}");
+        }
+        for name in ["map", "promap", "frommap", "keymap"] {
+            assert!(refers(&spec, "configmaps", name) && !refers(&spec, "secrets", name), "{name}");
+        }
+        for name in ["x", "a", "k", ""] {
+            assert!(!refers(&spec, "secrets", name) && !refers(&spec, "configmaps", name), "{name}");
+        }
     }
 
     #[test]

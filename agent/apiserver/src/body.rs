@@ -10,6 +10,12 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Value};
 use std::cell::{Cell, RefCell};
 
+/// How many times its bytes a document may take in memory.
+const GROWTH: usize = 8;
+
+/// The YAML library holds a whole document as events of about 150 bytes before anything of it is seen here.
+const MAX_YAML_PARTS: usize = 100_000;
+
 const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// Reads a body of at most `limit` bytes; what is longer is not read on.
@@ -33,7 +39,8 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
 
 /// The value in a body, and the names of fields that came twice.
 pub(crate) fn decode(media_type: &str, bytes: &[u8], limit: usize) -> Result<(Value, Vec<String>)> {
-    let reader = Reader { bytes_left: Cell::new(limit.saturating_mul(2)), duplicates: RefCell::default() };
+    let bytes_left = Cell::new(limit.saturating_mul(GROWTH));
+    let reader = Reader { bytes_left, duplicates: RefCell::default() };
     let seed = Seed { reader: &reader, depth: MAX_DEPTH };
     let value = match media_type {
         "" | "application/json" => {
@@ -44,6 +51,12 @@ pub(crate) fn decode(media_type: &str, bytes: &[u8], limit: usize) -> Result<(Va
             })?
         }
         "application/yaml" | "application/x-yaml" | "text/yaml" => {
+            if yaml_parts(bytes) > MAX_YAML_PARTS {
+                return Err(Status::bad_request(format!(
+                    "error converting YAML to JSON: the document may have more than {MAX_YAML_PARTS} parts: \
+                     send it as JSON"
+                )));
+            }
             let yaml = serde_yaml_ng::Deserializer::from_slice(bytes);
             seed.deserialize(yaml)
                 .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?
@@ -60,7 +73,13 @@ pub(crate) fn decode(media_type: &str, bytes: &[u8], limit: usize) -> Result<(Va
     Ok((value, reader.duplicates.into_inner()))
 }
 
-/// What one reading may use: aliases could make a small YAML document huge.
+/// At least a quarter of the events that a YAML document is read as: nothing begins without one of these.
+fn yaml_parts(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| matches!(byte, b',' | b':' | b'[' | b'{' | b'-' | b'?')).count()
+}
+
+/// What one reading may use, as it is held in memory: `[1,1,...]` becomes many times its bytes, and aliases could make
+/// a small YAML document huge.
 struct Reader {
     bytes_left: Cell<usize>,
     duplicates: RefCell<Vec<String>>,
@@ -83,6 +102,11 @@ impl Reader {
     }
 }
 
+/// What the allocator adds to a text.
+const ALLOCATION: usize = 16;
+/// Lists and maps keep up to as much room again for what may come.
+const SPARE: usize = 2;
+
 struct Seed<'a> {
     reader: &'a Reader,
     depth: usize,
@@ -90,7 +114,8 @@ struct Seed<'a> {
 
 impl Seed<'_> {
     fn inner<E: Error>(&self) -> std::result::Result<Seed<'_>, E> {
-        let depth = self.depth.checked_sub(1).ok_or_else(|| E::custom("the document nests too deeply"))?;
+        let too_deep = || E::custom(format!("the document nests deeper than {MAX_DEPTH} levels"));
+        let depth = self.depth.checked_sub(1).ok_or_else(too_deep)?;
         Ok(Seed { reader: self.reader, depth })
     }
 }
@@ -127,7 +152,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_str<E: Error>(self, v: &str) -> std::result::Result<Value, E> {
-        self.reader.spend(v.len())?;
+        self.reader.spend(ALLOCATION + v.len())?;
         Ok(v.into())
     }
 
@@ -142,7 +167,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Value, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = seq.next_element_seed(self.inner()?)? {
-            self.reader.spend(1)?;
+            self.reader.spend(SPARE * size_of::<Value>())?;
             items.push(item);
         }
         Ok(items.into())
@@ -151,7 +176,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Value, A::Error> {
         let mut fields = Map::new();
         while let Some(name) = map.next_key::<String>()? {
-            self.reader.spend(name.len() + 1)?;
+            self.reader
+                .spend(SPARE * (size_of::<String>() + size_of::<Value>()) + ALLOCATION + name.len())?;
             let value = map.next_value_seed(self.inner()?)?;
             if fields.insert(name.clone(), value).is_some() {
                 self.reader.duplicate(name);
@@ -192,12 +218,21 @@ mod tests {
     fn depth_and_expansion_are_bounded() {
         let deep = format!("{}{}", "[".repeat(120), "]".repeat(120));
         assert!(
-            message("application/json", &deep).contains("deeply"),
+            message("application/json", &deep).contains("deeper than 100 levels"),
             "{}",
             message("application/json", &deep)
         );
         let bomb = format!("a: &a {}\nb: [{}]", "x".repeat(100_000), "*a,".repeat(1000));
         assert!(message("application/yaml", &bomb).contains("too large"));
+        let flat = format!("[{}1]", "1,".repeat(LIMIT / 2 - 2));
+        assert!(message("application/json", &flat).contains("too large"));
+        assert!(message("application/yaml", &flat).contains("more than 100000 parts: send it as JSON"));
+        let empty = format!("{{{}\"x\":1}}", "\"a\":{},".repeat(LIMIT / 8));
+        assert!(message("application/json", &empty).contains("too large"));
+        let ordinary: Map<String, Value> =
+            (0..30_000).map(|i| (format!("key-{i}"), i.to_string().into())).collect();
+        let ordinary = Value::from(ordinary);
+        assert_eq!(decode("", ordinary.to_string().as_bytes(), LIMIT).unwrap().0, ordinary);
     }
 
     #[test]

@@ -128,7 +128,7 @@ impl Engine {
         let kind = target.kind;
         for _ in 0..ATTEMPTS {
             let record = self.record(kind, target.namespace.as_deref(), name)?;
-            let object = load(&record)?;
+            let object = load(kind, &record)?;
             options.check(kind, &object)?;
             if kind.plural == "namespaces" && ["default", "kube-system", "kube-public"].contains(&name) {
                 return Err(Status::forbidden("", kind.plural, name, "this namespace may not be deleted"));
@@ -139,7 +139,7 @@ impl Engine {
             }
             let done: std::result::Result<_, CommitError> = match &next {
                 Some(next) => {
-                    let value = Some(object::bytes(next)?);
+                    let value = Some(object::bytes(kind, next)?);
                     let write = Write {
                         key: record.key.to_string(),
                         expect: Expect::Modified(record.modified),

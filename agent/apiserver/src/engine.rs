@@ -1,5 +1,6 @@
 //! The engine behind [`crate::Api`]: the spaces, the settings, and what all verbs share.
 
+use crate::auth::{self, Facts};
 use crate::kubelet::Kubelets;
 use crate::object::text;
 use crate::status::Status;
@@ -7,7 +8,7 @@ use resources::Descriptor;
 use serde_json::Value;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use store::Kv;
+use store::{Expect, Kv, Write};
 
 /// What an API server is told.
 #[derive(Clone, Debug)]
@@ -57,26 +58,38 @@ impl Engine {
         if kind.volatile { self.volatile.as_ref() } else { self.durable.as_ref() }
     }
 
-    /// A pod, for whoever decides about it.
-    pub fn pod(&self, namespace: &str, name: &str) -> Option<Value> {
-        let kind = resources::find("", "v1", "pods")?;
-        let record = self.kv(kind).get(&crate::object::key(kind, Some(namespace), name))?;
-        serde_json::from_slice(&record.value).ok()
-    }
-
-    /// Namespace lifecycle: nothing is made where there is no namespace, or one that is going away.
-    pub fn admit_namespace(&self, kind: &Descriptor, namespace: &str, name: &str) -> Result<(), Status> {
-        let Some(namespaces) = resources::find("", "v1", "namespaces") else {
-            return Ok(());
-        };
-        let found = self.record(namespaces, None, namespace)?;
-        let found = crate::object::load(&found)?;
+    /// Namespace lifecycle: nothing is made where there is no namespace, or one that is going away. Gives the
+    /// condition under which this still holds when the object is written.
+    pub fn admit_namespace(&self, kind: &Descriptor, namespace: &str, name: &str) -> Result<Write, Status> {
+        let namespaces = resources::find("", "v1", "namespaces").ok_or_else(Status::no_resource)?;
+        let record = self.record(namespaces, None, namespace)?;
+        let found = crate::object::load(namespaces, &record)?;
         if crate::object::deleting(&found) || text(&found, "/status/phase") == "Terminating" {
             let why = format!(
                 "unable to create new content in namespace {namespace} because it is being terminated"
             );
             return Err(Status::forbidden(kind.group, kind.plural, name, &why).terminating(namespace));
         }
-        Ok(())
+        Ok(Write { key: record.key.to_string(), expect: Expect::Stays(record.modified), value: None })
+    }
+}
+
+impl Facts for Engine {
+    fn pod(&self, namespace: &str, name: &str) -> Option<Value> {
+        let kind = resources::find("", "v1", "pods")?;
+        let record = self.kv(kind).get(&crate::object::key(kind, Some(namespace), name))?;
+        serde_json::from_slice(&record.value).ok()
+    }
+
+    fn needs(&self, node: &str, namespace: &str, plural: &str, name: &str) -> bool {
+        let Some(kind) = resources::find("", "v1", "pods") else { return false };
+        let pods = self.kv(kind).list(&crate::object::prefix(kind, Some(namespace)), None, 0);
+        pods.records.iter().any(|record| {
+            // Most pods hold neither name anywhere: those are not parsed.
+            let may = std::str::from_utf8(&record.value).is_ok_and(|t| t.contains(node) && t.contains(name));
+            may && serde_json::from_slice::<Value>(&record.value).is_ok_and(|pod| {
+                text(&pod, "/spec/nodeName") == node && auth::refers(&pod["spec"], plural, name)
+            })
+        })
     }
 }

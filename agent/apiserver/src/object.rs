@@ -16,7 +16,10 @@ pub(crate) fn key(kind: &Descriptor, namespace: Option<&str>, name: &str) -> Str
 
 /// What the keys of a collection start with.
 pub(crate) fn prefix(kind: &Descriptor, namespace: Option<&str>) -> String {
-    let group = if kind.group.is_empty() { "core" } else { kind.group };
+    let group = match kind.stored.map_or(kind.group, |stored| stored.group) {
+        "" => "core",
+        group => group,
+    };
     match namespace {
         Some(namespace) => format!("/registry/{group}/{}/{namespace}/", kind.plural),
         None => format!("/registry/{group}/{}/", kind.plural),
@@ -24,14 +27,18 @@ pub(crate) fn prefix(kind: &Descriptor, namespace: Option<&str>) -> String {
 }
 
 /// The object in a record, with its revision.
-pub(crate) fn load(record: &Record) -> Result<Value> {
-    load_at(record, record.modified)
+pub(crate) fn load(kind: &Descriptor, record: &Record) -> Result<Value> {
+    load_at(kind, record, record.modified)
 }
 
 /// The object in a record, with another revision than its own (a deletion's).
-pub(crate) fn load_at(record: &Record, revision: Revision) -> Result<Value> {
+pub(crate) fn load_at(kind: &Descriptor, record: &Record, revision: Revision) -> Result<Value> {
     let mut object: Value = serde_json::from_slice(&record.value)
         .map_err(|e| Status::internal(format!("{} cannot be read: {e}", record.key)))?;
+    if let Some(stored) = &kind.stored {
+        (stored.load)(&mut object);
+        object["apiVersion"] = kind.api_version().into();
+    }
     set_revision(&mut object, revision);
     Ok(object)
 }
@@ -41,8 +48,12 @@ pub(crate) fn set_revision(object: &mut Value, revision: Revision) {
 }
 
 /// What is kept of an object: all but its revision, which the store knows.
-pub(crate) fn bytes(object: &Value) -> Result<Bytes> {
+pub(crate) fn bytes(kind: &Descriptor, object: &Value) -> Result<Bytes> {
     let mut kept = object.clone();
+    if let Some(stored) = &kind.stored {
+        (stored.store)(&mut kept);
+        kept["apiVersion"] = resources::api_version(stored.group, stored.version).into();
+    }
     meta(&mut kept).remove("resourceVersion");
     serde_json::to_vec(&kept).map(Bytes::from).map_err(Status::internal)
 }

@@ -41,6 +41,11 @@ impl Selection {
         Ok(self)
     }
 
+    /// The name that objects must have, if one is demanded.
+    pub fn name(&self) -> Option<String> {
+        self.fields.exact("metadata.name").map(str::to_owned)
+    }
+
     pub fn is_all(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty()
     }
@@ -90,7 +95,7 @@ impl Engine {
     /// One object.
     pub fn get(&self, target: &Target, name: &str) -> Result<Value> {
         let record = self.record(target.kind, target.namespace.as_deref(), name)?;
-        load(&record)
+        load(target.kind, &record)
     }
 
     /// The record of one object.
@@ -119,76 +124,84 @@ impl Engine {
         let prefix = object::prefix(target.kind, target.namespace.as_deref());
         let limit = usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(0);
         let from = query.get("continue").map(|token| Continue::decode(token, &prefix)).transpose()?;
-        check_revision(kv, query, from.is_some())?;
-        if let Some(from) = &from
-            && kv.watch(&prefix, from.revision).is_err()
-        {
-            // Whoever lists in pages watches from the first page's revision: it must still be there.
-            return Err(Status::expired(
-                "The provided continue parameter is too old to display a consistent list result. \
-                 You can start a new list without the continue parameter.",
-            ));
-        }
-        let mut listed = match selection.fields.exact("metadata.name") {
-            Some(name) if target.namespace.is_some() || !target.kind.namespaced => {
+        let exactly = check_revision(kv, query, from.is_some())?;
+        // Later pages show what the first one's revision held.
+        let at = from.as_ref().map(|from| from.revision).or(exactly);
+        let one = selection.fields.exact("metadata.name");
+        match one {
+            Some(name) if at.is_none() && (target.namespace.is_some() || !target.kind.namespaced) => {
                 let revision = kv.revision();
                 let found = kv.get(&format!("{prefix}{name}"));
-                let items = found.iter().map(load).collect::<Result<Vec<_>>>()?;
+                let items = found.iter().map(|r| load(target.kind, r)).collect::<Result<Vec<_>>>()?;
                 let items = items.into_iter().filter(|o| selection.matches(o)).collect();
-                Listed { items, revision, after: None, remaining: None }
+                Ok(Listed { items, revision, after: None, remaining: None })
             }
-            _ => pages(kv, &prefix, from.as_ref().map(|f| f.after.clone()), limit, selection)?,
-        };
-        if let Some(from) = from {
-            listed.revision = from.revision;
+            _ => {
+                let reading = Reading { kind: target.kind, kv, prefix: &prefix, selection, limit };
+                reading.pages(from.map(|f| f.after), at)
+            }
         }
-        Ok(listed)
     }
 }
 
-/// Reads matching records until there are `limit` (0: all).
-fn pages(
-    kv: &dyn Kv,
-    prefix: &str,
-    mut after: Option<String>,
+/// A list that reads the store in pieces.
+struct Reading<'a> {
+    kind: &'static Descriptor,
+    kv: &'a dyn Kv,
+    prefix: &'a str,
+    selection: &'a Selection,
+    /// 0: all.
     limit: usize,
-    selection: &Selection,
-) -> Result<Listed> {
-    let chunk = if limit == 0 {
-        0
-    } else if selection.is_all() {
-        limit
-    } else {
-        limit.max(CHUNK)
-    };
-    let mut items = Vec::new();
-    let mut revision = None;
-    loop {
-        let Page { records, revision: at, more, remaining } = kv.list(prefix, after.as_deref(), chunk);
-        // The first read counts: what changed since is seen by a watch from there.
-        let revision = *revision.get_or_insert(at);
-        let count = records.len();
-        for (i, record) in records.iter().enumerate() {
-            let object = load(record)?;
-            if !selection.matches(&object) {
-                continue;
+}
+
+impl Reading<'_> {
+    /// Reads matching records until there are enough, all as they were at one revision: this, or the present one.
+    fn pages(&self, mut after: Option<String>, mut at: Option<Revision>) -> Result<Listed> {
+        let (limit, all) = (self.limit, self.selection.is_all());
+        let chunk = if limit == 0 || all { limit } else { limit.max(CHUNK) };
+        let mut items = Vec::new();
+        loop {
+            let Page { records, revision, more, remaining } = self.page(after.as_deref(), chunk, at)?;
+            at = Some(revision);
+            let count = records.len();
+            for (i, record) in records.iter().enumerate() {
+                let object = load(self.kind, record)?;
+                if !self.selection.matches(&object) {
+                    continue;
+                }
+                items.push(object);
+                let left = more || i + 1 < count;
+                if limit > 0 && items.len() == limit && left {
+                    let remaining = all.then_some(remaining + (count - i - 1));
+                    return Ok(Listed { items, revision, after: Some(record.key.to_string()), remaining });
+                }
             }
-            items.push(object);
-            let left = more || i + 1 < count;
-            if limit > 0 && items.len() == limit && left {
-                let remaining = selection.is_all().then_some(remaining + (count - i - 1));
-                return Ok(Listed { items, revision, after: Some(record.key.to_string()), remaining });
+            match records.last() {
+                Some(last) if more => after = Some(last.key.to_string()),
+                _ => return Ok(Listed { items, revision, after: None, remaining: None }),
             }
         }
-        match records.last() {
-            Some(last) if more => after = Some(last.key.to_string()),
-            _ => return Ok(Listed { items, revision, after: None, remaining: None }),
-        }
+    }
+
+    fn page(&self, after: Option<&str>, limit: usize, at: Option<Revision>) -> Result<Page> {
+        let Some(at) = at else { return Ok(self.kv.list(self.prefix, after, limit)) };
+        self.kv.list_at(self.prefix, after, limit, at).map_err(|gone| {
+            Status::expired(if after.is_some() {
+                "The provided continue parameter is too old to display a consistent list result. \
+                 You can start a new list without the continue parameter."
+                    .to_owned()
+            } else {
+                format!(
+                    "The resourceVersion for the provided list is too old: {} ({})",
+                    gone.asked, gone.oldest
+                )
+            })
+        })
     }
 }
 
-/// Refuses revisions that cannot be read: the future's, and the past's if exactly that one is wanted.
-fn check_revision(kv: &dyn Kv, query: &Query, continued: bool) -> Result<()> {
+/// Refuses revisions that cannot be read; gives the one that is wanted exactly.
+fn check_revision(kv: &dyn Kv, query: &Query, continued: bool) -> Result<Option<Revision>> {
     let (asked, wanted) = (query.revision()?, query.version_match()?);
     if wanted.is_some() && query.get("resourceVersion").is_none() {
         return Err(Status::unprocessable(
@@ -201,10 +214,8 @@ fn check_revision(kv: &dyn Kv, query: &Query, continued: bool) -> Result<()> {
     let current = kv.revision();
     match asked {
         Some(revision) if revision > current => Err(Status::too_new(revision, current)),
-        Some(revision) if wanted == Some(Match::Exact) && revision < current => Err(Status::expired(
-            format!("The resourceVersion for the provided list is too old: {revision} ({current})"),
-        )),
-        _ => Ok(()),
+        Some(revision) if wanted == Some(Match::Exact) => Ok(Some(revision)),
+        _ => Ok(None),
     }
 }
 

@@ -7,14 +7,13 @@ use axum::body::Body;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use resources::{CellContext, Descriptor};
+use resources::Descriptor;
+use resources::table::{IncludeObject, META, partial, table};
 use serde_json::{Value, json};
 use std::io::Write;
 
 /// Answers larger than this are compressed for whom it helps.
 const GZIP_FROM: usize = 128 * 1024;
-/// What a Partial object and a Table are versions of.
-const META: &str = "meta.k8s.io/v1";
 
 /// What is shown of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,19 +23,11 @@ pub(crate) enum View {
     Metadata,
 }
 
-/// How a Table's rows carry their objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Include {
-    None,
-    Metadata,
-    Object,
-}
-
 /// The form of an answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Format {
     pub view: View,
-    include: Include,
+    include: IncludeObject,
     yaml: bool,
     pretty: bool,
     gzip: bool,
@@ -45,7 +36,7 @@ pub(crate) struct Format {
 impl Format {
     /// The plainest.
     pub fn plain() -> Self {
-        Self { view: View::Object, include: Include::Metadata, yaml: false, pretty: false, gzip: false }
+        Self { view: View::Object, include: IncludeObject::Metadata, yaml: false, pretty: false, gzip: false }
     }
 
     /// What the client asked for.
@@ -56,11 +47,7 @@ impl Format {
         Ok(Self {
             view,
             yaml,
-            include: match query.get("includeObject") {
-                Some("None") => Include::None,
-                Some("Object") => Include::Object,
-                _ => Include::Metadata,
-            },
+            include: IncludeObject::parse(query.get("includeObject").unwrap_or_default()),
             pretty: if query.get("pretty").is_some() { query.flag("pretty") } else { by_hand },
             gzip: text(headers, header::ACCEPT_ENCODING).contains("gzip"),
         })
@@ -93,20 +80,7 @@ impl Format {
     }
 
     fn table(&self, kind: &Descriptor, items: Vec<Value>, meta: Value, columns: bool) -> Value {
-        let context = CellContext { now: now() };
-        let row = |object: Value| {
-            let cells: Vec<Value> = kind.columns.iter().map(|c| (c.cell)(&object, &context)).collect();
-            let shown = match self.include {
-                Include::None => Value::Null,
-                Include::Metadata => partial(object),
-                Include::Object => object,
-            };
-            json!({"cells": cells, "object": shown})
-        };
-        let rows: Vec<Value> = items.into_iter().map(row).collect();
-        let heading = |c: &resources::Column| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.name, "priority": c.priority});
-        let headings: Vec<Value> = kind.columns.iter().filter(|_| columns).map(heading).collect();
-        json!({"kind": "Table", "apiVersion": META, "metadata": meta, "columnDefinitions": headings, "rows": rows})
+        table(kind, items, meta, self.include, now(), columns)
     }
 
     /// The answer with this value.
@@ -174,11 +148,6 @@ pub(crate) fn plain_text(code: StatusCode, text: String) -> Response<Body> {
     let value = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, value);
     response
-}
-
-fn partial(mut object: Value) -> Value {
-    let meta = object.get_mut("metadata").map(Value::take).unwrap_or_default();
-    json!({"kind": "PartialObjectMetadata", "apiVersion": META, "metadata": meta})
 }
 
 /// A header as text.

@@ -67,7 +67,7 @@ impl Engine {
                 path: "",
             }
         };
-        match auth::authorize(user, &attributes, &|namespace, name| self.pod(namespace, name)) {
+        match auth::authorize(user, &attributes, self) {
             Decision::Allow => json!({"allowed": true}),
             Decision::Deny(why) => json!({"allowed": false, "reason": why}),
         }

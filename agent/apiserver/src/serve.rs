@@ -9,6 +9,7 @@ use crate::object;
 use crate::patch::Form;
 use crate::path::{Route, Target, route};
 use crate::query::Query;
+use crate::read::Selection;
 use crate::respond::{self, Format, plain_text};
 use crate::status::{self, Result, Status};
 use crate::write::{Options, Part, check_identity};
@@ -53,7 +54,7 @@ impl Engine {
             route => {
                 let path = request.uri().path();
                 let attributes = Attributes { verb: "get", path, ..Attributes::default() };
-                auth::check(&user, &attributes, &|_, _| None)?;
+                auth::check(&user, &attributes, self)?;
                 self.about(&route, &query, &request)
             }
         }
@@ -126,16 +127,21 @@ impl Engine {
         request: Request<Body>,
     ) -> Result<Response<Body>> {
         let verb = verb(request.method(), &target, query)?;
+        // Whoever selects one object by its name asks for that one alone.
+        let selected = match target.name {
+            None if verb == "list" || verb == "watch" => Selection::read(target.kind, query)?.name(),
+            _ => None,
+        };
         let attributes = Attributes {
             verb,
             group: target.kind.group,
             plural: target.kind.plural,
             subresource: target.subresource.as_deref().unwrap_or_default(),
             namespace: target.namespace.as_deref().unwrap_or_default(),
-            name: target.name.as_deref().unwrap_or_default(),
+            name: target.name.as_deref().or(selected.as_deref()).unwrap_or_default(),
             path: "",
         };
-        auth::check(user, &attributes, &|namespace, name| self.pod(namespace, name))?;
+        auth::check(user, &attributes, self)?;
         match (&target.name, &target.subresource) {
             (Some(name), Some(sub)) => {
                 let name = name.clone();
@@ -170,8 +176,7 @@ impl Engine {
                 let made = self.create(user, target, object, &options).await?;
                 Ok(warn(format.answer(StatusCode::CREATED, &format.object(kind, made, true)), &options))
             }
-            "update" => self.replace(target, name, Part::Main, query, request, &format).await,
-            "patch" => self.amend(target, name, Part::Main, query, request, &format).await,
+            "update" | "patch" => self.alter(target, name, Part::Main, query, request, &format).await,
             "delete" => {
                 let (body, _) = self.body(request).await?;
                 let options = delete::Options::read(&body, query)?;
@@ -213,11 +218,8 @@ impl Engine {
             (Subresource::Status, Method::GET) => {
                 Ok(format.answer(StatusCode::OK, &format.object(target.kind, self.get(target, name)?, true)))
             }
-            (Subresource::Status, Method::PUT) => {
-                self.replace(target, name, Part::Status, query, request, &format).await
-            }
-            (Subresource::Status, Method::PATCH) => {
-                self.amend(target, name, Part::Status, query, request, &format).await
+            (Subresource::Status, Method::PUT | Method::PATCH) => {
+                self.alter(target, name, Part::Status, query, request, &format).await
             }
             (Subresource::Scale, Method::GET) => {
                 Ok(format.answer(StatusCode::OK, &self.scale(target, name)?))
@@ -259,7 +261,8 @@ impl Engine {
         }
     }
 
-    async fn replace(
+    /// update and patch, of an object or its status.
+    async fn alter(
         &self,
         target: &Target,
         name: &str,
@@ -269,26 +272,16 @@ impl Engine {
         format: &Format,
     ) -> Result<Response<Body>> {
         let mut options = Options::read(query)?;
-        let (mut object, duplicates) = self.body(request).await?;
-        check_identity(target, &mut object)?;
-        options.conform(target.kind, &mut object, duplicates)?;
-        let changed = self.update(target, name, object, part, &options).await?;
-        Ok(warn(format.answer(StatusCode::OK, &format.object(target.kind, changed, true)), &options))
-    }
-
-    async fn amend(
-        &self,
-        target: &Target,
-        name: &str,
-        part: Part,
-        query: &Query,
-        request: Request<Body>,
-        format: &Format,
-    ) -> Result<Response<Body>> {
-        let mut options = Options::read(query)?;
-        let form = Form::read(&body::media_type(request.headers()))?;
-        let patch = self.patch_body(request).await?;
-        let changed = self.patch(target, name, form, &patch, part, &mut options).await?;
+        let changed = if request.method() == Method::PATCH {
+            let form = Form::read(&body::media_type(request.headers()))?;
+            let patch = self.patch_body(request).await?;
+            self.patch(target, name, form, &patch, part, &mut options).await?
+        } else {
+            let (mut object, duplicates) = self.body(request).await?;
+            check_identity(target, &mut object)?;
+            options.conform(target.kind, &mut object, duplicates)?;
+            self.update(target, name, object, part, &options).await?
+        };
         Ok(warn(format.answer(StatusCode::OK, &format.object(target.kind, changed, true)), &options))
     }
 

@@ -53,7 +53,7 @@ impl Engine {
         }
         for _ in 0..ATTEMPTS {
             let record = self.record(kind, target.namespace.as_deref(), name)?;
-            let mut pod = load(&record)?;
+            let mut pod = load(kind, &record)?;
             let wanted = text(binding, "/metadata/uid");
             if !wanted.is_empty() && wanted != text(&pod, "/metadata/uid") {
                 return Err(Status::conflict(kind, name, "the pod was replaced by another of its name"));
@@ -78,7 +78,7 @@ impl Engine {
             }
             pod["spec"]["nodeName"] = node.into();
             scheduled(&mut pod);
-            let value = Some(object::bytes(&pod)?);
+            let value = Some(object::bytes(kind, &pod)?);
             let write =
                 Write { key: record.key.to_string(), expect: Expect::Modified(record.modified), value };
             match self.kv(kind).commit(Txn { writes: vec![write] }).await {

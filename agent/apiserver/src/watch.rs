@@ -134,7 +134,7 @@ impl Engine {
         let watch = kv.watch(&prefix, after).map_err(|_| expired())?;
         let mut stream = Stream::new(kind, format, selection, watch, self.leading.clone(), &plan, after);
         for record in &existing {
-            let object = load(record)?;
+            let object = load(kind, record)?;
             if stream.selection.matches(&object) {
                 stream.push("ADDED", object)?;
             }
@@ -232,7 +232,7 @@ impl Stream {
     /// What a change means to this watch.
     fn take(&mut self, event: &Event) -> Result<()> {
         let seen = |record: &Option<store::Record>, at: Revision| -> Result<Option<Value>> {
-            let object = record.as_ref().map(|r| load_at(r, at)).transpose()?;
+            let object = record.as_ref().map(|r| load_at(self.kind, r, at)).transpose()?;
             Ok(object.filter(|o| self.selection.matches(o)))
         };
         let current = seen(&event.current, event.revision)?;

@@ -157,10 +157,9 @@ impl Engine {
             let of = |name: &str| meta.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
             (of("name"), of("generateName"))
         };
-        if let Some(namespace) = &target.namespace {
-            self.admit_namespace(kind, namespace, &given)?;
-        }
         for attempt in 1.. {
+            let home =
+                target.namespace.as_deref().map(|n| self.admit_namespace(kind, n, &given)).transpose()?;
             if given.is_empty() && !base.is_empty() {
                 meta(&mut object).insert("name".into(), object::generate_name(&base).into());
             }
@@ -183,8 +182,10 @@ impl Engine {
             }
             writes.insert(
                 0,
-                Write { key: key.clone(), expect: Expect::Absent, value: Some(object::bytes(&new)?) },
+                Write { key: key.clone(), expect: Expect::Absent, value: Some(object::bytes(kind, &new)?) },
             );
+            // Namespaces are not kept where volatile kinds are.
+            writes.extend(home.filter(|_| !kind.volatile));
             match self.kv(kind).commit(Txn { writes }).await {
                 Ok(revision) => {
                     object::set_revision(&mut new, revision);
@@ -195,7 +196,7 @@ impl Engine {
                         return Err(Status::already_exists(kind, &name));
                     }
                 }
-                // Somebody else took the address: another one is chosen.
+                // Somebody else took the address, or changed the namespace: it is looked at again.
                 Err(CommitError::Conflict { .. }) if attempt < ATTEMPTS => {}
                 Err(error) => return Err(error.into()),
             }
@@ -232,7 +233,7 @@ impl Engine {
         let kind = target.kind;
         for _ in 0..ATTEMPTS {
             let record = self.record(kind, target.namespace.as_deref(), name)?;
-            let old = load(&record)?;
+            let old = load(kind, &record)?;
             let mut new = make(&old)?;
             settle(kind, part, &old, &mut new)?;
             let mut writes = allocate::plan(self, kind, Some(&old), &mut new)?;
@@ -250,7 +251,7 @@ impl Engine {
                 writes = allocate::release(kind, &old);
                 None
             } else {
-                Some(object::bytes(&new)?)
+                Some(object::bytes(kind, &new)?)
             };
             let key = record.key.to_string();
             writes.insert(0, Write { key, expect: Expect::Modified(record.modified), value });

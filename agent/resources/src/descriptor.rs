@@ -76,6 +76,19 @@ pub struct Cause {
     pub field: String,
 }
 
+/// How objects are kept of a kind that is one more version of a kind: as the other one's, which both show.
+#[derive(Clone, Copy)]
+pub struct Stored {
+    /// The group of the kind that is kept; its plural is the same.
+    pub group: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// Turns what is kept into this version.
+    pub load: fn(&mut Value),
+    /// And back, without loss.
+    pub store: fn(&mut Value),
+}
+
 /// One Kubernetes kind.
 #[derive(Clone, Copy)]
 pub struct Descriptor {
@@ -109,18 +122,21 @@ pub struct Descriptor {
     pub validate: fn(new: &Value, old: Option<&Value>) -> Vec<Cause>,
     /// The part whose change makes a new `metadata.generation` (`spec`); empty: none.
     pub generation: &'static str,
+    /// Another kind whose objects these are; `None`: they are kept as they are.
+    pub stored: Option<Stored>,
     /// Default grace period of a delete in seconds given the object; `None`: deleted at once.
     pub grace: fn(&Value) -> Option<i64>,
+}
+
+/// `v1`, `apps/v1`.
+pub fn api_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
 
 impl Descriptor {
     /// `v1`, `apps/v1`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() {
-            self.version.to_owned()
-        } else {
-            format!("{}/{}", self.group, self.version)
-        }
+        api_version(self.group, self.version)
     }
 
     /// Whether it has this subresource.

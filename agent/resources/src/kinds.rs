@@ -22,7 +22,7 @@ mod workload;
 use crate::Descriptor;
 use serde_json::Value;
 
-static ALL: [Descriptor; 14] = [
+static ALL: [Descriptor; 15] = [
     pod::POD,
     service::SERVICE,
     endpoints::ENDPOINTS,
@@ -33,6 +33,7 @@ static ALL: [Descriptor; 14] = [
     config::SECRET,
     service_account::SERVICE_ACCOUNT,
     event::EVENT,
+    event::EVENT_V1,
     deployment::DEPLOYMENT,
     replica_set::REPLICA_SET,
     endpoint_slice::ENDPOINT_SLICE,
@@ -61,6 +62,7 @@ const BASE: Descriptor = Descriptor {
     defaults: |_| (),
     validate: |_, _| Vec::new(),
     generation: "",
+    stored: None,
     grace: no_grace,
 };
 

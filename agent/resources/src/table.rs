@@ -1,7 +1,10 @@
 //! `Table`: the rows and columns that `kubectl get` prints.
 
 use crate::{CellContext, Descriptor};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+/// What a Table and a PartialObjectMetadata are versions of.
+pub const META: &str = "meta.k8s.io/v1";
 
 /// How much of each object goes along with its row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,23 +29,22 @@ impl IncludeObject {
     }
 }
 
-/// A `meta.k8s.io/v1` Table of these objects. `with_columns` is false for all but the first event of a watch.
+/// A Table of these objects. `with_columns` is false for all but the first event of a watch.
 pub fn table(
     d: &Descriptor,
-    items: &[&Value],
-    list_meta: &Value,
+    items: Vec<Value>,
+    list_meta: Value,
     include_object: IncludeObject,
     now: i64,
     with_columns: bool,
 ) -> Value {
     let context = CellContext { now };
-    let rows: Vec<Value> = items.iter().map(|item| row(d, item, include_object, &context)).collect();
+    let rows: Vec<Value> = items.into_iter().map(|item| row(d, item, include_object, &context)).collect();
     let columns: Vec<Value> = d.columns.iter().map(column).collect();
-    let meta = if list_meta.is_object() { list_meta.clone() } else { Value::Object(Map::new()) };
     json!({
         "kind": "Table",
-        "apiVersion": "meta.k8s.io/v1",
-        "metadata": meta,
+        "apiVersion": META,
+        "metadata": if list_meta.is_object() { list_meta } else { json!({}) },
         "columnDefinitions": if with_columns { columns.into() } else { Value::Null },
         "rows": rows,
     })
@@ -58,29 +60,26 @@ fn column(column: &crate::Column) -> Value {
     })
 }
 
-fn row(d: &Descriptor, item: &Value, include_object: IncludeObject, context: &CellContext) -> Value {
-    let cells: Vec<Value> = d.columns.iter().map(|column| (column.cell)(item, context)).collect();
+fn row(d: &Descriptor, item: Value, include_object: IncludeObject, context: &CellContext) -> Value {
+    let cells: Vec<Value> = d.columns.iter().map(|column| (column.cell)(&item, context)).collect();
     let mut row = json!({"cells": cells});
-    match include_object {
-        IncludeObject::None => {}
-        IncludeObject::Metadata => row["object"] = partial(item),
-        IncludeObject::Object => row["object"] = item.clone(),
-    }
     if d.kind == "Pod"
-        && let Some(conditions) = completed(item)
+        && let Some(conditions) = completed(&item)
     {
         row["conditions"] = conditions;
     }
+    row["object"] = match include_object {
+        IncludeObject::None => Value::Null,
+        IncludeObject::Metadata => partial(item),
+        IncludeObject::Object => item,
+    };
     row
 }
 
 /// A `PartialObjectMetadata`: an object of which only the metadata is told.
-pub fn partial(item: &Value) -> Value {
-    json!({
-        "kind": "PartialObjectMetadata",
-        "apiVersion": "meta.k8s.io/v1",
-        "metadata": item.get("metadata").cloned().unwrap_or_else(|| json!({})),
-    })
+pub fn partial(mut item: Value) -> Value {
+    let metadata = item.get_mut("metadata").map_or_else(|| json!({}), Value::take);
+    json!({"kind": "PartialObjectMetadata", "apiVersion": META, "metadata": metadata})
 }
 
 /// Rows of ended pods say so.
@@ -106,7 +105,7 @@ mod tests {
             let mut object = json!({"metadata": {"name": "x", "creationTimestamp": "1970-01-01T00:00:00Z"}});
             (d.defaults)(&mut object);
             let table =
-                table(d, &[&object], &json!({"resourceVersion": "7"}), IncludeObject::Metadata, 330, true);
+                table(d, vec![object], json!({"resourceVersion": "7"}), IncludeObject::Metadata, 330, true);
             let columns = table["columnDefinitions"].as_array().expect("columns");
             let cells = table["rows"][0]["cells"].as_array().expect("cells");
             assert_eq!(columns.len(), cells.len(), "{}", d.kind);
@@ -126,7 +125,7 @@ mod tests {
     fn later_events_have_no_columns() {
         let d = crate::find("", "v1", "pods").expect("pods");
         let object = json!({"metadata": {"name": "x"}, "kind": "Pod"});
-        let table = table(d, &[&object], &Value::Null, IncludeObject::Object, 0, false);
+        let table = table(d, vec![object.clone()], Value::Null, IncludeObject::Object, 0, false);
         assert!(table["columnDefinitions"].is_null());
         assert_eq!(table["rows"][0]["object"], object);
     }
@@ -137,7 +136,7 @@ mod tests {
             for object in
                 [json!(null), json!([]), json!({"spec": 1, "status": [], "metadata": "x"}), json!("x")]
             {
-                table(d, &[&object], &Value::Null, IncludeObject::None, 0, true);
+                table(d, vec![object], Value::Null, IncludeObject::None, 0, true);
             }
         }
     }

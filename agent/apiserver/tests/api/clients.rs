@@ -1,91 +1,6 @@
-//! What clients of all ages need besides objects: discovery, bodies, forms, permissions.
+//! What clients of all ages need besides objects: discovery and the forms of answers.
 
 use super::*;
-use bytes::Bytes;
-use http::Request;
-
-fn as_user(method: Method, path: &str, name: &str, group: &str) -> Request<Body> {
-    let mut request = request(method, path, Body::empty());
-    let user = User { name: name.into(), groups: vec![group.into()], ..User::default() };
-    request.extensions_mut().insert(user);
-    request
-}
-
-#[tokio::test]
-async fn nobody_is_let_in_and_users_only_where_they_may() {
-    let world = World::new().await;
-    let anonymous = |path: &str| Request::builder().uri(path).body(Body::empty()).unwrap();
-    for path in ["/healthz", "/livez", "/readyz?verbose", "/version"] {
-        assert_eq!(world.send(anonymous(path)).await.code, 200, "{path}");
-    }
-    for path in ["/api", PODS, "/apis/apps/v1", "/openapi/v2", "/"] {
-        assert_eq!(world.send(anonymous(path)).await.failure(401).0, "Unauthorized", "{path}");
-    }
-    let mut token = anonymous(PODS);
-    token.headers_mut().insert(header::AUTHORIZATION, "Bearer guess".parse().unwrap());
-    assert_eq!(world.send(token).await.code, 401);
-    let (_, message) = world.send(as_user(Method::GET, PODS, "eve", "people")).await.failure(403);
-    assert_eq!(
-        message,
-        r#"pods is forbidden: User "eve" cannot list resource "pods" in API group "" in the namespace "default""#
-    );
-    assert_eq!(world.send(as_user(Method::GET, "/apis", "eve", "people")).await.code, 200);
-    assert_eq!(world.send(as_user(Method::GET, PODS, "system:node:n1", "system:nodes")).await.code, 200);
-    let theirs = as_user(Method::DELETE, "/api/v1/nodes/n1", "system:node:n1", "system:nodes");
-    assert_eq!(world.send(theirs).await.code, 403);
-}
-
-#[tokio::test]
-async fn one_may_ask_who_one_is_and_what_one_may() {
-    let world = World::new().await;
-    let me = world.made("/apis/authentication.k8s.io/v1/selfsubjectreviews", json!({})).await;
-    assert_eq!(me["status"]["userInfo"]["username"], "system:admin");
-    let question = json!({"spec": {"resourceAttributes": {"verb": "delete", "resource": "nodes"}}});
-    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-    assert_eq!(world.made(path, question).await["status"]["allowed"], true);
-}
-
-#[tokio::test]
-async fn bodies_come_as_yaml_and_protobuf_too() {
-    let world = World::new().await;
-    let mut yaml = request(Method::POST, MAPS, Body::from("metadata:\n  name: a\ndata:\n  k: v\n"));
-    yaml.headers_mut().insert(header::CONTENT_TYPE, "application/yaml".parse().unwrap());
-    assert_eq!(world.send(yaml).await.ok(201)["data"]["k"], "v");
-    // runtime.Unknown{typeMeta{v1, Namespace}, raw: Namespace{metadata{name: "home"}}}
-    let raw = b"\x0a\x06\x0a\x04home";
-    let mut bytes = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09Namespace\x12".to_vec();
-    bytes.push(u8::try_from(raw.len()).unwrap());
-    bytes.extend_from_slice(raw);
-    let mut protobuf = request(Method::POST, "/api/v1/namespaces", Body::from(bytes));
-    protobuf
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, "application/vnd.kubernetes.protobuf".parse().unwrap());
-    assert_eq!(world.send(protobuf).await.ok(201)["metadata"]["name"], "home");
-}
-
-#[tokio::test]
-async fn hostile_bodies_are_refused() {
-    let world = World::new().await;
-    let (_, message) =
-        world.send(request(Method::POST, MAPS, Body::from("{\"a\": nope}"))).await.failure(400);
-    assert!(message.contains("line 1 column"), "{message}");
-    let deep = format!("{{\"data\": {}{}}}", "[".repeat(5000), "]".repeat(5000));
-    assert_eq!(world.send(request(Method::POST, MAPS, Body::from(deep))).await.code, 400);
-    let mut text_body = request(Method::POST, MAPS, Body::from("x"));
-    text_body.headers_mut().insert(header::CONTENT_TYPE, "text/plain".parse().unwrap());
-    assert_eq!(world.send(text_body).await.failure(415).0, "UnsupportedMediaType");
-    assert_eq!(world.send(request(Method::POST, MAPS, Body::empty())).await.code, 400);
-    assert_eq!(world.send(request(Method::POST, MAPS, Body::from("[1]"))).await.code, 400);
-}
-
-#[tokio::test]
-async fn a_body_that_never_ends_is_not_read_on() {
-    let world = World::new().await;
-    let endless = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 65_536])));
-    let refused = world.send(request(Method::POST, MAPS, Body::from_stream(endless))).await;
-    assert_eq!(refused.failure(413).0, "RequestEntityTooLarge");
-}
-
 #[tokio::test]
 async fn objects_are_shown_in_the_form_asked_for() {
     let world = World::new().await;
@@ -102,6 +17,31 @@ async fn objects_are_shown_in_the_form_asked_for() {
     let mut html = request(Method::GET, PODS, Body::empty());
     html.headers_mut().insert(header::ACCEPT, "text/html".parse().unwrap());
     assert_eq!(world.send(html).await.code, 406);
+}
+
+#[tokio::test]
+async fn metadata_alone_is_shown_to_who_asks() {
+    let world = World::new().await;
+    let made = world.made(PODS, pod("web")).await;
+    let ask = |path: &str, kind: &str| {
+        let mut request = request(Method::GET, path, Body::empty());
+        let accept = format!("application/json;as={kind};g=meta.k8s.io;v=v1,application/json");
+        request.headers_mut().insert(header::ACCEPT, accept.parse().unwrap());
+        world.send(request)
+    };
+    let one = ask(&format!("{PODS}/web"), "PartialObjectMetadata").await.ok(200);
+    let expected = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": made["metadata"]});
+    assert_eq!(one, expected);
+    let list = ask(PODS, "PartialObjectMetadataList").await.ok(200);
+    assert_eq!(
+        (&list["kind"], &list["apiVersion"]),
+        (&json!("PartialObjectMetadataList"), &json!("meta.k8s.io/v1"))
+    );
+    assert_eq!(list["items"], json!([expected]));
+    assert_eq!(
+        list["metadata"]["resourceVersion"],
+        world.get(PODS).await.ok(200)["metadata"]["resourceVersion"]
+    );
 }
 
 #[tokio::test]

@@ -86,11 +86,35 @@ async fn what_cannot_be_asked_is_said_clearly() {
 }
 
 #[tokio::test]
-async fn an_exec_is_upgraded_and_carried_both_ways() {
+async fn streams_are_upgraded_and_carried_both_ways() {
     let played = Played::default();
     let world = World::with(Arc::new(played.clone()), 64).await;
     bound(&world, "web", pod("web")).await;
-    for (method, protocol) in [(Method::GET, "websocket"), (Method::POST, "SPDY/3.1")] {
+    let mut expected = Vec::new();
+    for (method, protocol, asked, passed) in [
+        (
+            Method::GET,
+            "websocket",
+            "exec?command=sh&stdin=true",
+            "exec/default/web/main?command=sh&stdin=true",
+        ),
+        (
+            Method::POST,
+            "SPDY/3.1",
+            "exec?command=sh&stdin=true",
+            "exec/default/web/main?command=sh&stdin=true",
+        ),
+        (
+            Method::GET,
+            "websocket",
+            "attach?container=main&stdin=true",
+            "attach/default/web/main?container=main&stdin=true",
+        ),
+        (Method::POST, "SPDY/3.1", "attach?stdout=true", "attach/default/web/main?stdout=true"),
+        (Method::GET, "websocket", "portforward", "portForward/default/web"),
+        (Method::POST, "SPDY/3.1", "portforward?ports=80", "portForward/default/web?ports=80"),
+    ] {
+        expected.push(format!("{method} /{passed}"));
         let (ours, theirs) = tokio::io::duplex(4096);
         let api = world.api.clone();
         let service = service_fn(move |request: Request<hyper::body::Incoming>| {
@@ -109,7 +133,7 @@ async fn an_exec_is_upgraded_and_carried_both_ways() {
         tokio::spawn(connection.with_upgrades());
         let request = Request::builder()
             .method(method)
-            .uri(format!("{PODS}/web/exec?command=sh&stdin=true"))
+            .uri(format!("{PODS}/web/{asked}"))
             .header(header::CONNECTION, "Upgrade")
             .header(header::UPGRADE, protocol)
             .header(header::AUTHORIZATION, "Bearer secret")
@@ -125,6 +149,5 @@ async fn an_exec_is_upgraded_and_carried_both_ways() {
         assert_eq!(&word, b"ping");
     }
     let asked = played.paths.lock().unwrap().clone();
-    let path = "/exec/default/web/main?command=sh&stdin=true";
-    assert_eq!(asked, [format!("GET {path}"), format!("POST {path}")]);
+    assert_eq!(asked, expected);
 }

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 
+mod access;
+mod bodies;
 mod clients;
 mod kubelet;
+mod namespaces;
 mod objects;
 mod services;
 mod watches;
@@ -14,7 +17,7 @@ use http::{HeaderMap, Method, Request, header};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use store::Volatile;
+use store::{Kv, Volatile};
 use tokio::sync::watch;
 
 /// Nodes that cannot be reached.
@@ -46,9 +49,12 @@ impl World {
     }
 
     async fn with(kubelets: Arc<dyn Kubelets>, history: usize) -> Self {
+        Self::over(Arc::new(Volatile::new(history)), kubelets).await
+    }
+
+    async fn over(durable: Arc<dyn Kv>, kubelets: Arc<dyn Kubelets>) -> Self {
         let (leading, led) = watch::channel(true);
-        let (durable, volatile) = (Arc::new(Volatile::new(history)), Arc::new(Volatile::new(history)));
-        let api = Api::new(Config::default(), durable, volatile, led, kubelets);
+        let api = Api::new(Config::default(), durable, Arc::new(Volatile::new(4096)), led, kubelets);
         api.bootstrap().await.unwrap();
         Self { api, leading }
     }

@@ -160,7 +160,14 @@ async fn finalizers_and_preconditions_hold_a_delete_up() {
     let path = format!("{MAPS}/a");
     let wrong = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "x"}});
     assert!(world.delete(&path, wrong).await.failure(409).1.contains("Precondition failed: UID"));
-    let marked = world.delete(&path, Value::Null).await.ok(200);
+    let version = text(&world.get(&path).await.ok(200)["metadata"]["resourceVersion"]);
+    let wrong = json!({"preconditions": {"resourceVersion": "1"}});
+    let (reason, message) = world.delete(&path, wrong).await.failure(409);
+    assert_eq!(reason, "Conflict");
+    let why = format!("ResourceVersion in precondition: 1, ResourceVersion in object meta: {version}");
+    assert!(message.contains(&why), "{message}");
+    let right = json!({"preconditions": {"resourceVersion": version}});
+    let marked = world.delete(&path, right).await.ok(200);
     assert!(!text(&marked["metadata"]["deletionTimestamp"]).is_empty());
     let more = json!({"metadata": {"finalizers": ["example.com/wait", "example.com/more"]}});
     let (_, message) = world.patch(&path, "merge", more).await.failure(422);
@@ -199,21 +206,6 @@ async fn a_pod_on_a_node_is_given_time_and_the_kubelet_ends_it() {
 }
 
 #[tokio::test]
-async fn a_namespace_goes_when_its_content_is_gone() {
-    let world = World::new().await;
-    let (_, message) = world.post("/api/v1/namespaces/home/pods", pod("a")).await.failure(404);
-    assert_eq!(message, "namespaces \"home\" not found");
-    world.made("/api/v1/namespaces", json!({"metadata": {"name": "home"}})).await;
-    let marked = world.delete("/api/v1/namespaces/home", Value::Null).await.ok(200);
-    assert_eq!(marked["status"]["phase"], "Terminating");
-    let status = world.post("/api/v1/namespaces/home/pods", pod("a")).await.ok(403);
-    assert_eq!(status["details"]["causes"][0]["reason"], "NamespaceTerminating");
-    let emptied = json!({"metadata": {"name": "home"}, "spec": {"finalizers": []}});
-    world.put("/api/v1/namespaces/home/finalize", emptied).await.ok(200);
-    assert_eq!(world.get("/api/v1/namespaces/home").await.code, 404);
-}
-
-#[tokio::test]
 async fn a_scale_is_another_view() {
     let world = World::new().await;
     world.made(DEPLOYMENTS, deployment("web")).await;
@@ -223,7 +215,14 @@ async fn a_scale_is_another_view() {
     assert_eq!(scale["status"]["selector"], "run=web");
     let patched = world.patch(&path, "merge", json!({"spec": {"replicas": 5}})).await.ok(200);
     assert_eq!(patched["spec"]["replicas"], 5);
+    let mut stale = scale.clone();
     assert_eq!(world.put(&path, scale).await.code, 409);
+    stale["metadata"]["resourceVersion"] = patched["metadata"]["resourceVersion"].clone();
+    stale["spec"]["replicas"] = 4.into();
+    let put = world.put(&path, stale).await.ok(200);
+    assert_eq!((&put["kind"], &put["spec"]["replicas"]), (&json!("Scale"), &json!(4)));
+    assert_eq!(world.get(&format!("{DEPLOYMENTS}/web")).await.ok(200)["metadata"]["generation"], 3);
+    world.patch(&path, "merge", json!({"spec": {"replicas": 5}})).await.ok(200);
     assert_eq!(world.get(&format!("{DEPLOYMENTS}/web")).await.ok(200)["spec"]["replicas"], 5);
     assert_eq!(world.patch(&path, "merge", json!({"spec": {"replicas": -1}})).await.code, 422);
 }
@@ -251,4 +250,56 @@ async fn a_selected_part_of_a_collection_is_deleted() {
     let left = world.get(PODS).await.ok(200);
     assert_eq!(left["items"][0]["metadata"]["name"], "c");
     assert_eq!(left["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_eviction_deletes() {
+    let world = World::new().await;
+    for name in ["a", "b"] {
+        world.made(PODS, pod(name)).await;
+    }
+    let eviction = |name: &str, options: Value| {
+        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": "default"},
+            "deleteOptions": options})
+    };
+    let wrong = json!({"preconditions": {"uid": "another"}});
+    assert_eq!(
+        world.post(&format!("{PODS}/a/eviction"), eviction("a", wrong)).await.failure(409).0,
+        "Conflict"
+    );
+    let done = world.post(&format!("{PODS}/a/eviction"), eviction("a", json!({}))).await.ok(201);
+    assert_eq!((&done["kind"], &done["status"]), (&json!("Status"), &json!("Success")));
+    assert_eq!(world.get(&format!("{PODS}/a")).await.code, 404);
+    assert_eq!(world.get(&format!("{PODS}/b")).await.code, 200);
+    assert_eq!(world.post(&format!("{PODS}/a/eviction"), eviction("a", json!({}))).await.code, 404);
+    assert_eq!(world.get(&format!("{PODS}/b/eviction")).await.code, 405);
+}
+
+#[tokio::test]
+async fn an_event_has_two_forms() {
+    let world = World::new().await;
+    const OLD: &str = "/api/v1/namespaces/default/events";
+    const NEW: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let old = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "namespace": "default", "name": "web"},
+        "reason": "Started", "message": "It did.", "source": {"component": "kubelet"}, "type": "Normal"});
+    let made = world.made(OLD, old).await;
+    let shown = world.get(&format!("{NEW}/e")).await.ok(200);
+    assert_eq!((&shown["apiVersion"], &shown["note"]), (&json!("events.k8s.io/v1"), &json!("It did.")));
+    assert_eq!((&shown["regarding"]["name"], shown.get("message")), (&json!("web"), None));
+    assert_eq!(shown["metadata"], made["metadata"]);
+    world.patch(&format!("{NEW}/e"), "merge", json!({"deprecatedCount": 7})).await.ok(200);
+    assert_eq!(world.get(&format!("{OLD}/e")).await.ok(200)["count"], 7);
+    let new = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "f"},
+        "eventTime": "2026-01-01T00:00:00.000000Z", "regarding": {"kind": "Pod", "namespace": "default", "name": "db"},
+        "reason": "Started", "action": "Start", "type": "Normal", "note": "It did too.",
+        "reportingController": "example.com/starter", "reportingInstance": "x"});
+    world.made(NEW, new.clone()).await;
+    assert_eq!(world.post(NEW, new).await.failure(409).0, "AlreadyExists");
+    let found = world.get(&format!("{OLD}?fieldSelector=involvedObject.name%3Ddb")).await.ok(200);
+    assert_eq!(found["items"][0]["message"], "It did too.");
+    assert_eq!(found["items"][0]["apiVersion"], "v1");
+    let found = world.get(&format!("{NEW}?fieldSelector=regarding.name%3Dweb")).await.ok(200);
+    assert_eq!(found["items"].as_array().unwrap().len(), 1);
+    world.delete(&format!("{NEW}/e"), Value::Null).await.ok(200);
+    assert_eq!(world.get(&format!("{OLD}/e")).await.code, 404);
 }

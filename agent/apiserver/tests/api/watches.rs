@@ -158,8 +158,8 @@ async fn pages_follow_one_another() {
             break;
         }
     }
-    assert_eq!(names, ["p0", "p1", "p2", "p3", "p4", "p5", "p6", "p9"]);
-    // All pages carry the first one's revision, so that a watch from there misses nothing.
+    // All pages show what the first one's revision held, so that a watch from there misses and repeats nothing.
+    assert_eq!(names, ["p0", "p1", "p2", "p3", "p4", "p5", "p6"]);
     assert!(versions.windows(2).all(|pair| pair[0] == pair[1]), "{versions:?}");
     assert_eq!(world.get(&format!("{PODS}?limit=3&continue=xyz")).await.code, 400);
     let chosen = world.get(&format!("{PODS}?limit=1&labelSelector=run+in+(p2,p5)")).await.ok(200);
@@ -167,6 +167,73 @@ async fn pages_follow_one_another() {
     let rest =
         world.get(&format!("{PODS}?limit=1&labelSelector=run+in+(p2,p5)&continue={token}")).await.ok(200);
     assert_eq!(rest["items"][0]["metadata"]["name"], "p5");
+}
+
+#[tokio::test]
+async fn fields_select() {
+    let world = World::new().await;
+    for (name, node) in [("a", "n1"), ("b", "n2"), ("c", "")] {
+        let mut pod = pod(name);
+        if !node.is_empty() {
+            pod["spec"]["nodeName"] = node.into();
+        }
+        world.made(PODS, pod).await;
+    }
+    world.made("/api/v1/namespaces/kube-system/pods", pod("a")).await;
+    let names = async |path: String| {
+        let list = world.get(&path).await.ok(200);
+        list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| text(&p["metadata"]["name"]))
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    for (selector, expected) in [
+        ("spec.nodeName%3Dn1", "a"),
+        ("spec.nodeName%3D", "c"),
+        ("spec.nodeName!%3Dn1", "b,c"),
+        ("metadata.name%3Db", "b"),
+        ("metadata.name%3Db,spec.nodeName%3Dn1", ""),
+        ("metadata.name!%3Db,status.phase%3DPending", "a,c"),
+    ] {
+        assert_eq!(names(format!("{PODS}?fieldSelector={selector}")).await, expected, "{selector}");
+    }
+    assert_eq!(names("/api/v1/pods?fieldSelector=metadata.name%3Da".into()).await, "a,a");
+    assert_eq!(names("/api/v1/pods?fieldSelector=metadata.namespace%3Dkube-system".into()).await, "a");
+    let (reason, message) = world.get(&format!("{PODS}?fieldSelector=spec.x%3D1")).await.failure(400);
+    assert_eq!((reason.as_str(), message.as_str()), ("BadRequest", "field label not supported: spec.x"));
+}
+
+#[tokio::test]
+async fn the_past_can_be_listed_while_it_is_remembered() {
+    let world = World::with(Arc::new(NoKubelets), 16).await;
+    for name in ["a", "b", "c"] {
+        world.made(MAPS, config_map(name, "1")).await;
+    }
+    let first = world.get(&format!("{MAPS}?limit=1")).await.ok(200);
+    let (version, token) =
+        (text(&first["metadata"]["resourceVersion"]), text(&first["metadata"]["continue"]));
+    world.patch(&format!("{MAPS}/b"), "merge", json!({"data": {"a": "2"}})).await.ok(200);
+    world.delete(&format!("{MAPS}/c"), Value::Null).await.ok(200);
+    let rest = world.get(&format!("{MAPS}?limit=5&continue={token}")).await.ok(200);
+    let data: Vec<String> = rest["items"].as_array().unwrap().iter().map(|m| text(&m["data"]["a"])).collect();
+    assert_eq!(data, ["1", "1"]);
+    let exact = format!("{MAPS}?resourceVersion={version}&resourceVersionMatch=Exact");
+    let then = world.get(&exact).await.ok(200);
+    assert_eq!(
+        (then["items"].as_array().unwrap().len(), text(&then["metadata"]["resourceVersion"])),
+        (3, version)
+    );
+    assert_eq!(world.get(MAPS).await.ok(200)["items"].as_array().unwrap().len(), 2);
+    for i in 0..20 {
+        world.made(MAPS, config_map(&format!("m{i}"), "1")).await;
+    }
+    assert_eq!(world.get(&exact).await.failure(410).0, "Expired");
+    let (reason, message) = world.get(&format!("{MAPS}?limit=5&continue={token}")).await.failure(410);
+    assert_eq!(reason, "Expired");
+    assert!(message.contains("The provided continue parameter is too old"), "{message}");
 }
 
 #[tokio::test]

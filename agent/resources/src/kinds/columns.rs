@@ -16,6 +16,24 @@ pub const NAME: Column = Column {
 /// How long ago it was created.
 pub const AGE: Column = string("Age", |object, context| age(object, context).into());
 
+/// What pods of a template hold: names, shown by `-o wide`.
+pub const CONTAINERS: Column = wide("Containers", |object, _| of_containers(object, "/name"));
+
+/// And images.
+pub const IMAGES: Column = wide("Images", |object, _| of_containers(object, "/image"));
+
+/// A `LabelSelector` in `spec.selector`.
+pub const SELECTOR: Column = wide("Selector", |object, _| selector(object, "/spec/selector"));
+
+/// How many pods are wanted.
+pub const DESIRED: Column = integer("Desired", |object, _| number(object, "/spec/replicas"));
+
+/// How many there are.
+pub const CURRENT: Column = integer("Current", |object, _| number(object, "/status/replicas"));
+
+/// How many of them are ready.
+pub const READY: Column = integer("Ready", |object, _| number(object, "/status/readyReplicas"));
+
 /// A column of text, always shown.
 pub const fn string(name: &'static str, cell: fn(&Value, &CellContext) -> Value) -> Column {
     Column { name, kind: "string", format: "", priority: 0, cell }
@@ -60,16 +78,6 @@ pub fn selector(object: &Value, pointer: &str) -> Value {
         Ok(selector) => or_none(&selector.to_string()),
         Err(_) => "<error>".into(),
     }
-}
-
-/// The names of a template's containers.
-pub fn containers(object: &Value, _: &CellContext) -> Value {
-    of_containers(object, "/name")
-}
-
-/// The images of a template's containers.
-pub fn images(object: &Value, _: &CellContext) -> Value {
-    of_containers(object, "/image")
 }
 
 fn of_containers(object: &Value, pointer: &str) -> Value {

@@ -1,7 +1,7 @@
 //! Deployment: pods that change from one version to the next while they serve.
 
 use super::BASE;
-use super::columns::{AGE, NAME, containers, images, integer, number, selector, string, wide};
+use super::columns::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, integer, number, string};
 use super::workload::{check_selector, check_template, fill_template, not_negative};
 use crate::cause::{Causes, forbidden, invalid, not_supported};
 use crate::json::{child, default, int, spec, text};
@@ -32,9 +32,9 @@ const COLUMNS: &[Column] = &[
     integer("Up-to-date", |object, _| number(object, "/status/updatedReplicas")),
     integer("Available", |object, _| number(object, "/status/availableReplicas")),
     AGE,
-    wide("Containers", containers),
-    wide("Images", images),
-    wide("Selector", |object, _| selector(object, "/spec/selector")),
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
 ];
 
 fn defaults(object: &mut Value) {

@@ -1,10 +1,10 @@
 //! ReplicationController: what a ReplicaSet was in 2016.
 
 use super::BASE;
-use super::columns::{AGE, NAME, containers, images, integer, labels, number, wide};
-use super::workload::{check_template, fill_template, not_negative};
+use super::columns::{AGE, CONTAINERS, CURRENT, DESIRED, IMAGES, NAME, READY, labels, wide};
+use super::workload::{check_template, fill_replicas, not_negative};
 use crate::cause::{Causes, required};
-use crate::json::{child, default, fields, spec};
+use crate::json::{child, fields};
 use crate::labels::Selector;
 use crate::{Descriptor, Subresource, metadata, names};
 use serde_json::Value;
@@ -18,12 +18,12 @@ pub const REPLICATION_CONTROLLER: Descriptor = Descriptor {
     subresources: &[Subresource::Status, Subresource::Scale],
     columns: &[
         NAME,
-        integer("Desired", |object, _| number(object, "/spec/replicas")),
-        integer("Current", |object, _| number(object, "/status/replicas")),
-        integer("Ready", |object, _| number(object, "/status/readyReplicas")),
+        DESIRED,
+        CURRENT,
+        READY,
         AGE,
-        wide("Containers", containers),
-        wide("Images", images),
+        CONTAINERS,
+        IMAGES,
         wide("Selector", |object, _| labels(object, "/spec/selector")),
     ],
     selectable: &[("status.replicas", "/status/replicas")],
@@ -45,13 +45,7 @@ fn defaults(object: &mut Value) {
             }
         }
     }
-    if let Some(spec) = spec(object) {
-        default(spec, "replicas", 1);
-        fill_template(spec);
-    }
-    if let Some(status) = object.as_object_mut().and_then(|o| child(o, "status")) {
-        default(status, "replicas", 0);
-    }
+    fill_replicas(object);
 }
 
 fn validate(new: &Value, old: Option<&Value>) -> Causes {

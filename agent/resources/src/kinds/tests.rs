@@ -5,53 +5,50 @@ use crate::schema::conform;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// A good object of each kind.
+/// A good object of each kind, from `samples.json`; `$TEMPLATE` and the like are filled in.
 fn samples() -> Vec<Value> {
-    let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{
+    let samples: Vec<Value> = serde_json::from_str(include_str!("samples.json")).expect("JSON");
+    samples.into_iter().map(fill).collect()
+}
+
+fn fill(mut sample: Value) -> Value {
+    let pod = json!({"containers": [{
         "name": "web", "image": "nginx:1", "ports": [{"containerPort": 80}],
         "resources": {"limits": {"cpu": "0.5"}},
         "readinessProbe": {"tcpSocket": {"port": 80}},
         "env": [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
         "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
         "volumes": [{"name": "data", "hostPath": {"path": "/data"}}, {"name": "c", "configMap": {"name": "c"}}],
-        "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoSchedule"}]}});
-    let selector = json!({"matchLabels": {"app": "web"}});
-    let bodies = [
-        ("Pod", json!({"spec": template["spec"]})),
-        (
-            "Service",
-            json!({"spec": {"type": "NodePort", "ports": [{"port": 80}], "selector": {"app": "web"}}}),
-        ),
-        ("Endpoints", json!({"subsets": [{"addresses": [{"ip": "10.1.0.2"}], "ports": [{"port": 80}]}]})),
-        (
-            "Node",
-            json!({"spec": {"podCIDR": "10.1.0.0/24", "taints": [{"key": "a", "effect": "NoExecute"}]}}),
-        ),
-        ("Namespace", json!({})),
-        ("ReplicationController", json!({"spec": {"template": template}})),
-        ("ConfigMap", json!({"data": {"a": "b"}, "binaryData": {"c": "aGk="}})),
-        ("Secret", json!({"stringData": {"a": "b"}})),
-        ("ServiceAccount", json!({})),
-        (
-            "Event",
-            json!({"involvedObject": {"kind": "Pod", "name": "web", "namespace": "home"}, "reason": "Started"}),
-        ),
-        ("Deployment", json!({"spec": {"selector": selector, "template": template}})),
-        ("ReplicaSet", json!({"spec": {"selector": selector, "template": template}})),
-        ("EndpointSlice", json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.1.0.2"]}]})),
-        ("Lease", json!({"spec": {"holderIdentity": "pi-1", "leaseDurationSeconds": 40}})),
+        "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoSchedule"}]});
+    let mut once = pod.clone();
+    once["restartPolicy"] = "Never".into();
+    let labels = json!({"labels": {"app": "web"}});
+    let parts = [
+        ("$POD", pod.clone()),
+        ("$TEMPLATE", json!({"metadata": labels, "spec": pod})),
+        ("$ONCE", json!({"spec": once})),
+        ("$SELECTOR", json!({"matchLabels": {"app": "web"}})),
     ];
-    let known = |kind: &str| all().iter().find(|d| d.kind == kind).expect("kind");
-    let named = |(kind, mut body): (&str, Value)| {
-        body["apiVersion"] = known(kind).api_version().into();
-        body["kind"] = kind.into();
-        body["metadata"] = json!({"name": "web"});
-        if known(kind).namespaced {
-            body["metadata"]["namespace"] = "home".into();
-        }
-        body
-    };
-    bodies.into_iter().map(named).collect()
+    replace(&mut sample, &parts);
+    let descriptor = descriptor(&sample);
+    if sample["metadata"].is_null() {
+        sample["metadata"] = json!({"name": "web"});
+    }
+    if descriptor.namespaced {
+        sample["metadata"]["namespace"] = "home".into();
+    }
+    sample
+}
+
+fn replace(value: &mut Value, parts: &[(&str, Value)]) {
+    if let Some((_, part)) = parts.iter().find(|(name, _)| value.as_str() == Some(name)) {
+        *value = part.clone();
+    }
+    match value {
+        Value::Object(fields) => fields.values_mut().for_each(|v| replace(v, parts)),
+        Value::Array(items) => items.iter_mut().for_each(|v| replace(v, parts)),
+        _ => {}
+    }
 }
 
 /// The descriptor of an object.
@@ -91,6 +88,7 @@ fn defaults_are_idempotent() {
 fn filled_objects_are_what_typed_clients_expect() {
     use k8s_openapi::api::{
         apps::v1 as apps, coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
+        events::v1 as events,
     };
     fn same<T: serde::de::DeserializeOwned + serde::Serialize>(object: &Value) {
         let typed: T = serde_json::from_value(object.clone()).expect("typed");
@@ -99,23 +97,39 @@ fn filled_objects_are_what_typed_clients_expect() {
     for mut object in samples() {
         let d = descriptor(&object);
         (d.defaults)(&mut object);
-        match d.kind {
-            "Pod" => same::<core::Pod>(&object),
-            "Service" => same::<core::Service>(&object),
-            "Endpoints" => same::<core::Endpoints>(&object),
-            "Node" => same::<core::Node>(&object),
-            "Namespace" => same::<core::Namespace>(&object),
-            "ReplicationController" => same::<core::ReplicationController>(&object),
-            "ConfigMap" => same::<core::ConfigMap>(&object),
-            "Secret" => same::<core::Secret>(&object),
-            "ServiceAccount" => same::<core::ServiceAccount>(&object),
-            "Event" => same::<core::Event>(&object),
-            "Deployment" => same::<apps::Deployment>(&object),
-            "ReplicaSet" => same::<apps::ReplicaSet>(&object),
-            "EndpointSlice" => same::<discovery::EndpointSlice>(&object),
-            "Lease" => same::<coordination::Lease>(&object),
-            other => panic!("no typed {other}"),
+        match (d.api_version().as_str(), d.kind) {
+            ("v1", "Pod") => same::<core::Pod>(&object),
+            ("v1", "Service") => same::<core::Service>(&object),
+            ("v1", "Endpoints") => same::<core::Endpoints>(&object),
+            ("v1", "Node") => same::<core::Node>(&object),
+            ("v1", "Namespace") => same::<core::Namespace>(&object),
+            ("v1", "ReplicationController") => same::<core::ReplicationController>(&object),
+            ("v1", "ConfigMap") => same::<core::ConfigMap>(&object),
+            ("v1", "Secret") => same::<core::Secret>(&object),
+            ("v1", "ServiceAccount") => same::<core::ServiceAccount>(&object),
+            ("v1", "Event") => same::<core::Event>(&object),
+            ("events.k8s.io/v1", "Event") => same::<events::Event>(&object),
+            ("apps/v1", "Deployment") => same::<apps::Deployment>(&object),
+            ("apps/v1", "ReplicaSet") => same::<apps::ReplicaSet>(&object),
+            ("discovery.k8s.io/v1", "EndpointSlice") => same::<discovery::EndpointSlice>(&object),
+            ("coordination.k8s.io/v1", "Lease") => same::<coordination::Lease>(&object),
+            (version, kind) => panic!("no typed {version} {kind}"),
         }
+    }
+}
+
+#[test]
+fn what_is_kept_as_another_version_comes_back_the_same() {
+    for object in samples() {
+        let Some(stored) = descriptor(&object).stored else { continue };
+        let mut same = object.clone();
+        (stored.store)(&mut same);
+        assert_ne!(same, object);
+        (stored.load)(&mut same);
+        assert_eq!(same, object);
+        let kept =
+            crate::find(stored.group, stored.version, descriptor(&object).plural).expect("the kept kind");
+        assert!(kept.stored.is_none() && kept.volatile == descriptor(&object).volatile);
     }
 }
 

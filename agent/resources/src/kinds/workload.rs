@@ -2,7 +2,7 @@
 
 use super::pod_spec::{self, Place};
 use crate::cause::{Causes, invalid, required};
-use crate::json::{Fields, child, int};
+use crate::json::{Fields, child, default, int, spec};
 use crate::labels::Selector;
 use crate::metadata;
 use serde_json::Value;
@@ -14,6 +14,17 @@ pub fn fill_template(spec: &mut Fields) {
         if let Some(spec) = child(template, "spec") {
             pod_spec::fill(spec);
         }
+    }
+}
+
+/// Fills in what keeps a number of equal pods.
+pub fn fill_replicas(object: &mut Value) {
+    if let Some(spec) = spec(object) {
+        default(spec, "replicas", 1);
+        fill_template(spec);
+    }
+    if let Some(status) = object.as_object_mut().and_then(|o| child(o, "status")) {
+        default(status, "replicas", 0);
     }
 }
 
