@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
-use crate::{info, wire};
+use crate::{info, upgrade, wire};
 
 /// Make this machine a node of a Bramble cluster.
 #[derive(Debug, Parser)]
@@ -53,6 +53,8 @@ enum Command {
     },
     /// Print a new token for enable-worker.
     Token,
+    /// Put the next version onto this node's card and boot it.
+    Upgrade(upgrade::Upgrade),
     /// Show what this node is and how it does.
     Info,
 }
@@ -98,6 +100,7 @@ async fn run(cli: &Cli) -> Result<()> {
             }
         }
         Command::Token => print(post(socket, "/token", &()).await?),
+        Command::Upgrade(args) => upgrade::run(args).await?,
         Command::Info => info::print(socket).await?,
     }
     Ok(())

@@ -1,0 +1,128 @@
+//! `kube-config upgrade`: the next system onto this card, without fear.
+//!
+//! A bundle ([`bundle`]) streams from a file or a server ([`source`]) into the slot that does not run ([`install`],
+//! over the narrow door [`card`]); the boot state of the `slots` crate and `config.txt` make it the next to boot. The
+//! new system commits itself with `--commit` once its agent is healthy; if it does not, its initramfs goes back to the
+//! old one. [`host`] finds the card that this machine runs from.
+
+mod card;
+mod host;
+mod install;
+mod mbr;
+mod progress;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use bundle::TrustedKeys;
+use clap::Args;
+use slots::{Slot, Spare, State};
+
+use host::{Opened, Place};
+use install::Here;
+use progress::Progress;
+
+/// Where the image keeps the public keys whose updates are taken.
+const KEYS: &str = "/etc/bramble/update-keys";
+
+/// What `upgrade` takes.
+#[derive(Debug, Args)]
+pub(crate) struct Upgrade {
+    /// The update bundle: a file, or an http(s) address.
+    #[arg(required_unless_present_any = ["status", "commit", "fall_back"])]
+    bundle: Option<String>,
+    /// Put the new system in place, but leave the reboot to you.
+    #[arg(long)]
+    no_reboot: bool,
+    /// Take an update that is older than the running system.
+    #[arg(long)]
+    allow_older: bool,
+    /// Show the two slots.
+    #[arg(long, exclusive = true)]
+    status: bool,
+    /// Keep the running system (done by itself once the agent is healthy).
+    #[arg(long, exclusive = true)]
+    commit: bool,
+    /// Reboot into the other system.
+    #[arg(long, conflicts_with_all = ["bundle", "allow_older"])]
+    fall_back: bool,
+    /// The public keys.
+    #[arg(long, default_value = KEYS, hide = true)]
+    keys: PathBuf,
+}
+
+/// Runs it.
+pub(crate) async fn run(args: &Upgrade) -> Result<()> {
+    let running = host::running()?;
+    let place = host::place(Path::new("/sys"), running)?;
+    if args.status {
+        let state = with_card(&place, install::known)?;
+        status(&state, running).iter().for_each(|line| println!("{line}"));
+        return Ok(());
+    }
+    if args.commit {
+        return with_card(&place, |card| {
+            if install::commit(card, running)? {
+                println!("Slot {running} is healthy and stays.");
+            }
+            Ok(())
+        });
+    }
+    if args.fall_back {
+        let slot = with_card(&place, |card| install::fall_back(card, running))?;
+        println!("Slot {slot} boots next.");
+    } else {
+        let from = args.bundle.as_deref().context("no bundle was given")?;
+        upgrade(from, &args.keys, host::here(running, args.allow_older)?, place).await?;
+    }
+    if args.no_reboot {
+        println!("Reboot to use it.");
+        return Ok(());
+    }
+    host::reboot()
+}
+
+fn with_card<T>(place: &Place, act: impl FnOnce(&mut card::DiskCard) -> Result<T>) -> Result<T> {
+    let mut opened = Opened::new(place)?;
+    let result = act(&mut opened.card);
+    opened.close();
+    result
+}
+
+async fn upgrade(from: &str, keys: &Path, here: Here, place: Place) -> Result<()> {
+    let keys = TrustedKeys::load(keys)?;
+    let source = source::open(from).await?;
+    let slot = here.running.other();
+    let written = tokio::task::spawn_blocking(move || {
+        let mut progress = Progress::start();
+        with_card(&place, |card| {
+            install::install(source, &keys, &here, card, &mut |done, total| progress.show(done, total))
+        })
+    });
+    let update = written.await.context("the update was stopped")??;
+    println!("Version {} is in slot {slot}, checked, and boots next.", update.version);
+    println!("It stays once its agent is healthy; otherwise this system comes back by itself.");
+    Ok(())
+}
+
+/// The two slots in words.
+fn status(state: &State, running: Slot) -> Vec<String> {
+    let spare = state.good.other();
+    let of_spare = match state.spare {
+        Spare::Empty => "holds no complete system".to_owned(),
+        Spare::Whole => "complete; `kube-config upgrade --fall-back` boots it".to_owned(),
+        Spare::Trial { .. } if running == spare => "on trial, kept once its agent is healthy".to_owned(),
+        Spare::Trial { tries_left: 0 } => "failed: it never became healthy".to_owned(),
+        Spare::Trial { tries_left } => format!("boots next, {tries_left} tries left"),
+    };
+    let mark = |slot| if slot == running { " (running)" } else { "" };
+    let mut lines = vec![
+        format!("slot {}{}: good", state.good, mark(state.good)),
+        format!("slot {spare}{}: {of_spare}", mark(spare)),
+    ];
+    lines.sort();
+    lines
+}
