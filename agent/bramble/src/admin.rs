@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::Response;
-use kube_config::wire::{EnableMaster, EnableWorker, Line, Load};
+use kube_config::wire::{DisableNode, EnableMaster, EnableWorker, Line, Load};
 use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -31,8 +31,8 @@ impl Say {
     }
 }
 
-/// Listens until the agent ends.
-pub async fn serve(agent: Arc<Agent>, socket: &Path) -> Result<()> {
+/// Makes the socket; who connects from now on waits to be served.
+pub fn listen(socket: &Path) -> Result<UnixListener> {
     if let Some(folder) = socket.parent() {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
@@ -40,6 +40,11 @@ pub async fn serve(agent: Arc<Agent>, socket: &Path) -> Result<()> {
     let listener =
         UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves it until the agent ends.
+pub async fn serve(agent: Arc<Agent>, listener: UnixListener) -> Result<()> {
     let router = Router::new()
         .route("/enable-master", post(enable_master))
         .route("/enable-worker", post(enable_worker))
@@ -59,8 +64,8 @@ async fn enable_worker(State(agent): State<Arc<Agent>>, Json(ask): Json<EnableWo
     run(move |say| async move { agent.enable_worker(ask, &say).await })
 }
 
-async fn disable_node(State(agent): State<Arc<Agent>>) -> Response<Body> {
-    run(move |say| async move { agent.disable_node(&say).await })
+async fn disable_node(State(agent): State<Arc<Agent>>, Json(ask): Json<DisableNode>) -> Response<Body> {
+    run(move |say| async move { agent.disable_node(ask, &say).await })
 }
 
 async fn load(State(agent): State<Arc<Agent>>, Json(ask): Json<Load>) -> Response<Body> {

@@ -1,18 +1,21 @@
 //! A node's whole life: in no cluster, then in one, and what a person can tell it to do.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use cluster::join::{self, Token};
 use cluster::members::Member;
 use cluster::pki::{self, Authority, Pair};
-use kube_config::wire::{EnableMaster, EnableWorker, Info};
+use kube_config::wire::{DisableNode, EnableMaster, EnableWorker, Info};
 use runtime::{Libcontainer, Runtime};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
+use crate::address;
 use crate::admin::{self, Say};
 use crate::config::Config;
 use crate::gate;
@@ -22,15 +25,34 @@ use crate::ports::Ports;
 use crate::raft_status;
 use crate::state::{Files, NodeState};
 
+/// How long a join token is good for: as long as kubeadm's.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The signal that ends a container when its node leaves the cluster.
 const SIGKILL: i32 = 9;
+
+/// Between two tries to start a node that is in a cluster.
+const AGAIN: Duration = Duration::from_secs(2);
+/// How long an unwilling or silent cluster is asked before a node leaves it anyway.
+const ASKING: Duration = Duration::from_secs(10);
+/// How long a change that is under way may hold up the end of the agent.
+const UNDER_WAY: Duration = Duration::from_secs(5);
 
 /// One node.
 pub struct Agent {
     config: Arc<Config>,
     files: Files,
     runtime: Arc<Libcontainer>,
-    node: Mutex<Option<Running>>,
+    /// One change of what the node is at a time.
+    changing: Mutex<()>,
+    present: RwLock<Present>,
+}
+
+/// What the node is now, for whoever looks.
+#[derive(Default)]
+struct Present {
+    running: Option<Arc<Running>>,
+    /// Why it does not run although it is in a cluster.
+    trouble: Option<String>,
 }
 
 /// Runs the agent until it is told to end.
@@ -38,43 +60,142 @@ pub fn run(config: &Path) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BRAMBLE_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,raft=warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    end_on_panic();
     let config = Arc::new(Config::read(config)?);
     // A Pi has four slow cores and little memory: two workers serve it, more only cost stacks.
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     tokio.block_on(live(config))
 }
 
+/// A task that panicked is a part of the node that is gone: better to start anew, which costs a second and no
+/// container, than to go on without it.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
 async fn live(config: Arc<Config>) -> Result<()> {
     let runtime = Libcontainer::open(config.runtime()).await.context("the container runtime cannot start")?;
     let files = Files::new(&config.data_dir);
-    let agent = Arc::new(Agent { config: config.clone(), files, runtime, node: Mutex::new(None) });
-    let socket = config.run_dir.join("agent.sock");
+    let (changing, present) = (Mutex::new(()), RwLock::default());
+    let agent = Arc::new(Agent { config: config.clone(), files, runtime, changing, present });
+    let path = config.run_dir.join("agent.sock");
+    let socket = admin::listen(&path)?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    if let Some(state) = agent.files.load()? {
-        let ports = Ports::bind(&config)?;
-        let node = agent.start(state, ports, None).await?;
-        *agent.node.lock().await = Some(node);
-    }
-    // Outside of systemd there is nobody to tell.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tokio::select! {
-        served = admin::serve(agent.clone(), &socket) => served?,
+        served = admin::serve(agent.clone(), socket) => served?,
+        () = agent.keep() => {}
+        () = feed_watchdog() => {}
         _ = terminate.recv() => {}
         interrupted = tokio::signal::ctrl_c() => interrupted?,
     }
     // Who asks from now on is told that nobody is there.
-    let _ = std::fs::remove_file(&socket);
-    if let Some(node) = agent.node.lock().await.take() {
+    let _ = std::fs::remove_file(&path);
+    // What a change was about to write is safe to break off: node.json is written last and removed first.
+    let _change = timeout(UNDER_WAY, agent.changing.lock()).await;
+    if let Some(node) = agent.set(Present::default()).running {
         node.stop().await;
     }
     Ok(())
 }
 
+/// Tells systemd that the agent's tasks get their turn, as often as the unit asks for.
+async fn feed_watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    loop {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        tokio::time::sleep(limit / 3).await;
+    }
+}
+
 impl Agent {
+    fn running(&self) -> Option<Arc<Running>> {
+        self.present.read().unwrap_or_else(PoisonError::into_inner).running.clone()
+    }
+
+    fn set(&self, present: Present) -> Present {
+        std::mem::replace(&mut *self.present.write().unwrap_or_else(PoisonError::into_inner), present)
+    }
+
+    fn runs(&self, running: Running) -> Arc<Running> {
+        let running = Arc::new(running);
+        self.set(Present { running: Some(running.clone()), trouble: None });
+        running
+    }
+
+    /// Keeps the node running that this card is: starts it, again when that fails, and anew under another address.
+    async fn keep(&self) {
+        let mut addresses = match address::changes() {
+            Ok(changes) => changes,
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "changes of this node's addresses will not be noticed"
+                );
+                address::Changes::never()
+            }
+        };
+        let mut told = false;
+        loop {
+            let started = self.resume().await;
+            // Outside of systemd there is nobody to tell.
+            if !std::mem::replace(&mut told, true) {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            }
+            match started {
+                Ok(()) => addresses.next().await,
+                Err(error) => {
+                    let trouble = format!("{error:#}");
+                    tracing::error!("this node cannot start, trying again: {trouble}");
+                    self.set(Present { running: None, trouble: Some(trouble) });
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// One look: does the node run as `node.json` and this machine's addresses say?
+    async fn resume(&self) -> Result<()> {
+        let _change = self.changing.lock().await;
+        let Some(mut state) = self.files.load()? else { return Ok(()) };
+        let moved = address::moved(&self.config, &state);
+        let running = self.running();
+        if moved.is_none() && running.is_some() {
+            return Ok(());
+        }
+        if let Some(running) = running {
+            self.set(Present::default());
+            running.stop().await;
+        }
+        if let Some(address) = moved {
+            tracing::info!(old = ?state.member.addresses, %address, "this node has another address now");
+            let moved = self.files.update(|state| state.member.addresses = vec![address])?;
+            state = moved.context("node.json is gone")?;
+        }
+        let ports = Ports::bind(&self.config)?;
+        let running = self.start(state, ports, None).await?;
+        self.runs(running);
+        Ok(())
+    }
+
     async fn start(&self, state: NodeState, ports: Ports, founding: Option<Founding>) -> Result<Running> {
         let (config, files) = (self.config.clone(), self.files.clone());
         let runtime: Arc<dyn Runtime> = self.runtime.clone();
         Running::start(Start { config, runtime, files, ports, state }, founding).await
+    }
+
+    /// Refuses what only a node in no cluster may do.
+    fn in_no_cluster(&self) -> Result<()> {
+        match self.files.load() {
+            Ok(None) => Ok(()),
+            Ok(Some(state)) => bail!("{}", already(&state)),
+            Err(error) => Err(error.context(
+                "this node was in a cluster, but what it knows of it cannot be read; kube-config disable-node --force deletes it",
+            )),
+        }
     }
 
     fn preflight(&self) -> Result<()> {
@@ -83,13 +204,11 @@ impl Agent {
 
     /// `kube-config enable-master`.
     pub async fn enable_master(&self, ask: EnableMaster, say: &Say) -> Result<Value> {
-        let mut node = self.node.lock().await;
-        if let Some(running) = &*node {
-            bail!("{}", already(&running.state));
-        }
+        let _change = self.changing.lock().await;
+        self.in_no_cluster()?;
         self.preflight()?;
         let ports = Ports::bind(&self.config)?;
-        let address = self.own_address(ask.address)?;
+        let address = address::own(ask.address.or(self.config.address))?;
         self.files.wipe()?;
         let founded = self.found(address, ports).await;
         let running = match founded {
@@ -102,16 +221,16 @@ impl Agent {
         say.line(format!("Kubernetes master services enabled on {} ({address})", running.state.member.name));
         say.line(format!("kubeconfig: {}", self.files.kubeconfig().display()));
         // From here on the cluster is there, whatever becomes of the token.
-        let store = running.store.clone();
-        *node = Some(running);
+        let store = self.runs(running).store.clone();
         let mut line = format!("On the other nodes: kube-config enable-worker {address}");
         if self.config.baked()?.is_none() {
-            let token = gate::new_token(&store)
-                .await
-                .context("the cluster is made, but has no token yet: kube-config token")?;
-            line = format!("{line} --token {token}");
+            let token = gate::new_token(&store, TOKEN_LIFETIME).await;
+            let token = token.context("the cluster is made, but has no token yet: kube-config token")?;
+            line = format!(
+                "{line} --token {token}\n(the token is good for 24 hours; kube-config token prints a new one)"
+            );
         }
-        Ok(json!([line]))
+        Ok(json!(line))
     }
 
     async fn found(&self, address: IpAddr, ports: Ports) -> Result<Running> {
@@ -138,7 +257,8 @@ impl Agent {
             pod_cidr: None,
             first: true,
         };
-        let founding = Founding { authority: Authority::load(authority.pair().clone())? };
+        let baked = self.config.baked()?;
+        let founding = Founding { authority: Authority::load(authority.pair().clone())?, baked };
         let running = self.start(state.clone(), ports, Some(founding)).await?;
         let written = node::write_kubeconfig(&self.files, &authority, self.config.api_port);
         if let Err(error) = written.and_then(|()| self.files.save(&state)) {
@@ -150,11 +270,12 @@ impl Agent {
 
     /// `kube-config enable-worker`.
     pub async fn enable_worker(&self, ask: EnableWorker, say: &Say) -> Result<Value> {
-        let mut node = self.node.lock().await;
-        if let Some(running) = &*node {
-            bail!("{}", already(&running.state));
-        }
+        let _change = self.changing.lock().await;
+        self.in_no_cluster()?;
         self.preflight()?;
+        if let Some(address) = ask.address {
+            address::check(address)?;
+        }
         let token = match (&ask.token, self.config.baked()?) {
             (Some(text), _) => Token::parse(text).context("--token")?,
             (None, Some(baked)) => baked,
@@ -185,7 +306,7 @@ impl Agent {
             }
         };
         say.line(format!("{} ({address}) is a member of the cluster", running.state.member.name));
-        *node = Some(running);
+        self.runs(running);
         Ok(json!("Kubernetes worker services enabled"))
     }
 
@@ -211,17 +332,44 @@ impl Agent {
     }
 
     /// `kube-config disable-node`.
-    pub async fn disable_node(&self, say: &Say) -> Result<Value> {
-        let mut node = self.node.lock().await;
-        let running = node.as_ref().context("this node is in no cluster")?;
-        running.leave().await.context("the node stays in its cluster")?;
-        if let Some(running) = node.take() {
+    pub async fn disable_node(&self, ask: DisableNode, say: &Say) -> Result<Value> {
+        let _change = self.changing.lock().await;
+        let running = self.running();
+        if running.is_none() && matches!(self.files.load(), Ok(None)) {
+            bail!("this node is in no cluster");
+        }
+        let left = match &running {
+            Some(running) if ask.force => timeout(ASKING, running.leave())
+                .await
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("the cluster does not answer"))),
+            Some(running) => running.leave().await,
+            None => Err(anyhow::anyhow!("the node does not run: {}", self.trouble())),
+        };
+        match left {
+            Ok(()) => say.line("Left the cluster; stopping containers"),
+            Err(error) if ask.force => {
+                say.line(format!(
+                    "The cluster was not told ({error:#}): kubectl delete node there if it lives on"
+                ));
+            }
+            Err(error) => {
+                return Err(error.context(
+                    "the node stays in its cluster (disable-node --force deletes its state all the same)",
+                ));
+            }
+        }
+        self.set(Present::default());
+        if let Some(running) = running {
             running.stop().await;
         }
-        say.line("Left the cluster; stopping containers");
         self.clear().await;
         self.files.wipe()?;
         Ok(json!("Kubernetes services disabled"))
+    }
+
+    fn trouble(&self) -> String {
+        let present = self.present.read().unwrap_or_else(PoisonError::into_inner);
+        present.trouble.clone().unwrap_or_else(|| "it is being started".into())
     }
 
     /// Ends every container and removes what pods had.
@@ -252,19 +400,16 @@ impl Agent {
 
     /// `kube-config token`.
     pub async fn token(&self) -> Result<Value> {
-        let node = self.node.lock().await;
-        let running = node.as_ref().context("this node is in no cluster")?;
+        let running = self.running().context("this node runs in no cluster")?;
         ensure!(
             running.store.status().borrow().leading,
             "tokens are made on the leader: kube-config info names it"
         );
-        Ok(json!(gate::new_token(&running.store).await?.to_string()))
+        Ok(json!(gate::new_token(&running.store, TOKEN_LIFETIME).await?.to_string()))
     }
 
     /// `kube-config info`.
     pub async fn info(&self) -> Result<Value> {
-        let node = self.node.lock().await;
-        let problem = self.preflight().err().map(|e| format!("{e:#}"));
         let mut info = Info {
             version: env!("CARGO_PKG_VERSION").into(),
             kubernetes: KUBERNETES.into(),
@@ -272,31 +417,20 @@ impl Agent {
             node: self.config.node_name.clone(),
             leader: None,
             voters: Vec::new(),
-            problem,
+            problem: self.preflight().err().map(|e| format!("{e:#}")),
         };
-        if let Some(running) = &*node {
+        let role = |state: &NodeState| if state.first { "master" } else { "worker" }.to_owned();
+        if let Some(running) = self.running() {
             let status = running.store.status().borrow().clone();
             let named = raft_status::named(&status, &running.roster, &running.state.member.name);
-            info.role = if running.state.first { "master".into() } else { "worker".into() };
+            info.role = role(&running.state);
             info.leader = named.leader;
             info.voters = named.voters;
+        } else if let Some(state) = self.files.load().unwrap_or_default() {
+            info.role = role(&state);
+            info.problem = Some(self.trouble());
         }
         Ok(serde_json::to_value(info)?)
-    }
-
-    /// The address that others reach this node at: told, or the one that packets to the outside leave with.
-    fn own_address(&self, told: Option<IpAddr>) -> Result<IpAddr> {
-        if let Some(address) = told.or(self.config.address) {
-            return Ok(address);
-        }
-        let probe = || {
-            let socket = UdpSocket::bind(("0.0.0.0", 0))?;
-            // Nothing is sent: connecting a datagram socket only looks up the route (192.0.2.0/24, RFC 5737).
-            socket.connect(("192.0.2.1", 9))?;
-            socket.local_addr()
-        };
-        let found: std::io::Result<SocketAddr> = probe();
-        Ok(found.context("this node's address cannot be found out: give it with --address")?.ip())
     }
 }
 

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cluster::members::Member;
+use futures::StreamExt;
 use store::{Status, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -27,6 +28,25 @@ pub const NO: u8 = b'-';
 const CONNECT: Duration = Duration::from_secs(1);
 /// Time for the answer to the preface.
 const ANSWER: Duration = Duration::from_secs(2);
+
+/// A node whose kernel has not acknowledged anything for so long is gone, or has another address.
+const GONE: Duration = Duration::from_secs(4);
+
+/// Has the kernel break a stream whose other end has vanished without a word (its plug was pulled, its address is
+/// another's now) and would otherwise be waited for a quarter of an hour. Sends what is written at once.
+pub fn watch_over(stream: &TcpStream, gone: Duration) -> io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, (gone / 2).max(Duration::from_secs(1)))?;
+    sockopt::set_tcp_keepintvl(stream, (gone / 4).max(Duration::from_secs(1)))?;
+    sockopt::set_tcp_keepcnt(stream, 3)?;
+    // Milliseconds; also for what was written and not acknowledged (RFC 5482).
+    Ok(sockopt::set_tcp_user_timeout(stream, u32::try_from(gone.as_millis()).unwrap_or(u32::MAX))?)
+}
+
+/// Members asked at once whether they know the leader: some may be gone, which takes [`CONNECT`] to find out.
+const RELAYS: usize = 3;
 
 /// What a stream between nodes is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +89,7 @@ pub async fn connect(member: &Member, hop: Hop) -> io::Result<TcpStream> {
 
 async fn open(address: SocketAddr, hop: Hop) -> io::Result<TcpStream> {
     let mut stream = timeout(CONNECT, TcpStream::connect(address)).await.map_err(|_| late())??;
-    stream.set_nodelay(true)?;
+    watch_over(&stream, GONE)?;
     let mut preface = [0; 8];
     preface[..7].copy_from_slice(PREFACE);
     preface[7] = hop.byte();
@@ -109,18 +129,40 @@ impl Dialer {
     }
 
     /// A stream to the leader, directly when it is known here, else (unless this one was passed on already) through
-    /// any member that knows it.
+    /// any member that knows it: this node may hold no replica, or have moved to where the leader does not find it.
     pub async fn leader(&self, may_relay: bool) -> io::Result<TcpStream> {
         if let Some(leader) = self.known_leader() {
             return connect(&leader, Hop::Leader).await;
         }
+        if !may_relay {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "no leader is known"));
+        }
+        let mut status = self.status.clone();
+        let me = self.me;
+        let elected = async move { status.wait_for(|s| s.leader.is_some_and(|id| id != me)).await.map(drop) };
+        tokio::select! {
+            relayed = self.relayed() => relayed,
+            _ = elected => {
+                let leader = self.known_leader();
+                let leader = leader.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the leader is no member"))?;
+                connect(&leader, Hop::Leader).await
+            }
+        }
+    }
+
+    /// Through the first member that takes the stream.
+    async fn relayed(&self) -> io::Result<TcpStream> {
+        let mut attempts = Vec::new();
+        for member in self.roster.get().iter().filter(|m| m.id != self.me) {
+            let member = self.roster.by_id(member.id);
+            attempts.extend(member.map(|member| async move { connect(&member, Hop::Relay).await }));
+        }
+        let mut attempts = futures::stream::iter(attempts).buffer_unordered(RELAYS);
         let mut last = io::Error::new(io::ErrorKind::NotConnected, "no leader is known");
-        if may_relay && self.status.borrow().voters.is_empty() {
-            for member in self.roster.get().iter().filter(|m| m.id != self.me) {
-                match connect(member, Hop::Relay).await {
-                    Ok(stream) => return Ok(stream),
-                    Err(error) => last = error,
-                }
+        while let Some(attempt) = attempts.next().await {
+            match attempt {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
             }
         }
         Err(last)

@@ -37,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ELECTION: Duration = Duration::from_secs(5);
 /// Keep-alive of idle HTTP/2 connections: a peer that vanished is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A client that says nothing for so long, not even on its kernel's behalf, is gone.
+const GONE: Duration = Duration::from_secs(30);
 /// The first byte of a TLS handshake record (RFC 8446, 5.1).
 const HANDSHAKE: u8 = 0x16;
 
@@ -96,7 +98,7 @@ impl Front {
     }
 
     async fn stream(&self, mut stream: TcpStream) -> Result<()> {
-        stream.set_nodelay(true)?;
+        dial::watch_over(&stream, GONE)?;
         let mut first = [0];
         let read = timeout(PATIENCE, stream.peek(&mut first)).await.context("nothing was sent")??;
         if read == 0 {
@@ -165,11 +167,13 @@ impl Front {
     }
 
     async fn raft(&self, stream: TcpStream) -> Result<()> {
+        let from = stream.peer_addr()?.ip();
         let accept = TlsAcceptor::from(self.peers.clone()).accept(stream);
         let stream = timeout(PATIENCE, accept).await.context("handshake too slow")??;
         let chain =
             stream.get_ref().1.peer_certificates().and_then(|c| c.first()).context("no certificate")?;
         let subject = Subject::of(chain)?;
+        self.roster.hear(&subject.key, from);
         peers::serve(stream, subject, &self.roster, &self.store).await
     }
 

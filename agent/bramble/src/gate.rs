@@ -1,6 +1,8 @@
-//! What nodes ask of the leader besides the Kubernetes API: to be let in, who the members are, to leave.
+//! What nodes ask of the leader besides the Kubernetes API: to be let in, who the members are, to move, to leave.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use apiserver::Api;
@@ -12,6 +14,7 @@ use cluster::join::{self, BAKED, BINDING, ClusterSettings, Hello, Side, SignedRe
 use cluster::members::Member;
 use cluster::pki::Subject;
 use http::{Method, Request, Response, StatusCode};
+use serde::{Deserialize, Serialize};
 use store::{Expect, Kv, Txn, Write};
 use tokio::sync::watch;
 
@@ -25,7 +28,7 @@ pub const PREFIX: &str = "/bramble/v1/";
 /// A join request is small.
 const MAX_BODY: usize = 64 << 10;
 /// And arrives at once.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Handles them; cheap to clone.
 #[derive(Clone)]
@@ -40,7 +43,6 @@ struct Inner {
     health: Health,
     cluster_id: String,
     settings: ClusterSettings,
-    baked: Option<Token>,
     port: u16,
     /// For the Node object of a member that leaves.
     api: Api,
@@ -59,13 +61,10 @@ impl Gate {
         roster: Roster,
         health: Health,
         cluster: (String, ClusterSettings),
-        baked: Option<Token>,
         port: u16,
     ) -> Self {
         let (cluster_id, settings) = cluster;
-        Self {
-            inner: Arc::new(Inner { kv, leading, roster, health, cluster_id, settings, baked, port, api }),
-        }
+        Self { inner: Arc::new(Inner { kv, leading, roster, health, cluster_id, settings, port, api }) }
     }
 
     /// Answers one request.
@@ -83,6 +82,7 @@ impl Gate {
             (&Method::GET, "join") => self.hello(request.uri().query(), binding),
             (&Method::POST, "join") => self.join(request, binding).await,
             (&Method::GET, "members") => self.members(subject.as_ref()),
+            (&Method::POST, "addresses") => self.addresses(request, subject.as_ref()).await,
             (&Method::POST, "leave") => self.leave(subject.as_ref()).await,
             _ => Err((StatusCode::NOT_FOUND, "there is no such path".into())),
         };
@@ -104,8 +104,7 @@ impl Gate {
     ) -> Result<Response<Body>, Refusal> {
         let binding = binding.ok_or_else(old_tls)?;
         let bad = |why: &str| (StatusCode::BAD_REQUEST, format!("the join request is not valid: {why}"));
-        let body = tokio::time::timeout(PATIENCE, axum::body::to_bytes(request.into_body(), MAX_BODY));
-        let body: Bytes = body.await.map_err(|_| bad("too slow"))?.map_err(|_| bad("too large"))?;
+        let body = read(request).await.map_err(bad)?;
         let signed: SignedRequest = serde_json::from_slice(&body).map_err(|e| bad(&e.to_string()))?;
         let request: join::Request =
             serde_json::from_str(&signed.request).map_err(|e| bad(&e.to_string()))?;
@@ -115,10 +114,7 @@ impl Gate {
             return Err((StatusCode::FORBIDDEN, "the cluster secret does not match".into()));
         }
         check_name(&request.name).map_err(|e| bad(&e.to_string()))?;
-        let odd = |a: &std::net::IpAddr| a.is_loopback() || a.is_unspecified() || a.is_multicast();
-        if request.addresses.is_empty() || request.addresses.len() > 16 || request.addresses.iter().any(odd) {
-            return Err(bad("between 1 and 16 addresses that others can reach"));
-        }
+        check_addresses(&request.addresses).map_err(bad)?;
         let welcome = self.admit(&request).await?;
         tracing::info!(node = request.name, id = welcome.member.id, "a node joined");
         json(&welcome)
@@ -135,7 +131,7 @@ impl Gate {
         let id = match &old {
             // The same key asks again: its answer was lost.
             Some(old) if old.key == key => old.id,
-            Some(_) if inner.health.is_healthy(&request.name) => {
+            Some(_) if inner.health.may_live(&request.name) => {
                 let text = format!(
                     "a node named {} is alive in this cluster; give this one another name, or switch that one off and wait 10 seconds",
                     request.name
@@ -173,25 +169,49 @@ impl Gate {
         json(&*self.inner.roster.get())
     }
 
-    /// A node takes itself out: its record and its Node object.
-    async fn leave(&self, subject: Option<&Subject>) -> Result<Response<Body>, Refusal> {
+    /// A node has other addresses than its record says.
+    async fn addresses(
+        &self,
+        request: Request<Body>,
+        subject: Option<&Subject>,
+    ) -> Result<Response<Body>, Refusal> {
         let member = self.node(subject)?;
-        let path = format!("/api/v1/nodes/{}", member.name);
+        let bad = |why: &str| (StatusCode::BAD_REQUEST, format!("the addresses are not valid: {why}"));
+        let body = read(request).await.map_err(bad)?;
+        let addresses: Vec<IpAddr> = serde_json::from_slice(&body).map_err(|e| bad(&e.to_string()))?;
+        check_addresses(&addresses).map_err(bad)?;
+        let done = set_addresses(&*self.inner.kv, &member.name, &member.key, &addresses).await;
+        done.map_err(|e| (StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}")))?;
+        tracing::info!(node = member.name, ?addresses, "a node has moved");
+        json(&())
+    }
+
+    /// A node takes itself out: first its record, which ends its rights, then its Node object. Asked again (the
+    /// answer was lost, or this node went away in between) it finishes what is left.
+    async fn leave(&self, subject: Option<&Subject>) -> Result<Response<Body>, Refusal> {
+        let name = subject.and_then(Subject::node).ok_or_else(no_certificate)?;
+        let key = format!("{MEMBERS}{name}");
+        if let Some(record) = self.inner.kv.get(&key) {
+            let member: Member = serde_json::from_slice(&record.value).map_err(|e| internal(e.into()))?;
+            if subject.is_none_or(|s| s.key != member.key) {
+                return Err((StatusCode::GONE, format!("another node is {name} now")));
+            }
+            self.put(key, Expect::Modified(record.modified), None::<&Member>).await?;
+        }
+        let path = format!("/api/v1/nodes/{name}");
         let mut request = Request::delete(path).body(Body::empty()).map_err(|e| internal(e.into()))?;
         request.extensions_mut().insert(crate::client::system());
         let status = self.inner.api.handle(request).await.status();
         if !status.is_success() && status != StatusCode::NOT_FOUND {
             return Err((status, "the Node object cannot be deleted".into()));
         }
-        self.put(format!("{MEMBERS}{}", member.name), Expect::Any, None::<&Member>).await?;
-        tracing::info!(node = member.name, "a node left");
+        tracing::info!(node = name, "a node left");
         json(&())
     }
 
     /// The member that a certificate belongs to: it must be the present one of that name.
     fn node(&self, subject: Option<&Subject>) -> Result<Member, Refusal> {
-        let subject =
-            subject.ok_or_else(|| (StatusCode::UNAUTHORIZED, "a node's certificate is needed".into()))?;
+        let subject = subject.ok_or_else(no_certificate)?;
         let member = subject.node().and_then(|name| self.inner.roster.by_name(name));
         let member = member.filter(|m| m.key == subject.key);
         member.ok_or_else(|| (StatusCode::FORBIDDEN, "you are no member of this cluster".into()))
@@ -206,16 +226,15 @@ impl Gate {
             };
             (StatusCode::FORBIDDEN, text.to_owned())
         };
-        if id == BAKED
-            && let Some(baked) = &self.inner.baked
-        {
-            return Ok(baked.secret.clone());
-        }
         let plain = !id.is_empty() && id.len() <= 16 && id.bytes().all(|b| b.is_ascii_alphanumeric());
         let record =
             plain.then(|| self.inner.kv.get(&format!("{TOKENS}{id}"))).flatten().ok_or_else(unknown)?;
-        let token: Token = serde_json::from_slice(&record.value).map_err(|e| internal(e.into()))?;
-        Ok(token.secret)
+        let kept: Kept = serde_json::from_slice(&record.value).map_err(|e| internal(e.into()))?;
+        if kept.is_over(now()) {
+            let text = "this token has expired; kube-config token on a master prints a new one";
+            return Err((StatusCode::FORBIDDEN, text.into()));
+        }
+        Ok(kept.token.secret)
     }
 
     async fn put<T: serde::Serialize>(
@@ -250,11 +269,121 @@ fn refuse((status, text): Refusal) -> Response<Body> {
     response
 }
 
-/// Writes a new token; `kube-config token` and `enable-master` print it.
-pub async fn new_token(kv: &dyn Kv) -> Result<Token> {
-    let token = Token::generate();
-    let value = Bytes::from(serde_json::to_vec(&token)?);
-    let write = Write { key: format!("{TOKENS}{}", token.id), expect: Expect::Absent, value: Some(value) };
-    kv.commit(Txn { writes: vec![write] }).await.context("cannot store the token")?;
+fn no_certificate() -> Refusal {
+    (StatusCode::UNAUTHORIZED, "a node's certificate is needed".into())
+}
+
+/// A body that is small and comes at once, or what is wrong with it.
+async fn read(request: Request<Body>) -> Result<Bytes, &'static str> {
+    let body = tokio::time::timeout(PATIENCE, axum::body::to_bytes(request.into_body(), MAX_BODY));
+    body.await.map_err(|_| "too slow")?.map_err(|_| "too large")
+}
+
+fn check_addresses(addresses: &[IpAddr]) -> Result<(), &'static str> {
+    let odd = |a: &IpAddr| a.is_loopback() || a.is_unspecified() || a.is_multicast();
+    if addresses.is_empty() || addresses.len() > 16 || addresses.iter().any(odd) {
+        return Err("between 1 and 16 addresses that others can reach");
+    }
+    Ok(())
+}
+
+/// Puts a member's addresses on record, if it still is who it was.
+pub async fn set_addresses(kv: &dyn Kv, name: &str, key: &str, addresses: &[IpAddr]) -> Result<()> {
+    let path = format!("{MEMBERS}{name}");
+    let record = kv.get(&path).context("no such member")?;
+    let mut member: Member = serde_json::from_slice(&record.value)?;
+    anyhow::ensure!(member.key == key, "another node is {name} now");
+    member.addresses = addresses.to_vec();
+    let value = Some(Bytes::from(serde_json::to_vec(&member)?));
+    let write = Write { key: path, expect: Expect::Modified(record.modified), value };
+    kv.commit(Txn { writes: vec![write] }).await.context("cannot be written")?;
+    Ok(())
+}
+
+/// A token as the store keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    token: Token,
+    /// Seconds since the epoch; a baked secret has no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires: Option<i64>,
+}
+
+impl Kept {
+    fn is_over(&self, now: i64) -> bool {
+        self.expires.is_some_and(|end| end <= now)
+    }
+}
+
+fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+/// The write that makes a token known, until then.
+pub fn token_write(token: &Token, expires: Option<i64>) -> Result<Write> {
+    let kept = Kept { token: token.clone(), expires };
+    let value = Some(Bytes::from(serde_json::to_vec(&kept)?));
+    Ok(Write { key: format!("{TOKENS}{}", token.id), expect: Expect::Absent, value })
+}
+
+/// Writes a new token; `kube-config token` and `enable-master` print it. Those that are over go.
+pub async fn new_token(kv: &dyn Kv, lifetime: Duration) -> Result<Token> {
+    let (token, now) = (Token::generate(), now());
+    let lifetime = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
+    let over =
+        kv.list(TOKENS, None, 0).records.into_iter().filter(|record| {
+            serde_json::from_slice::<Kept>(&record.value).is_ok_and(|kept| kept.is_over(now))
+        });
+    let forget = |r: store::Record| Write { key: r.key.to_string(), expect: Expect::Any, value: None };
+    let mut writes: Vec<Write> = over.map(forget).collect();
+    writes.push(token_write(&token, Some(now.saturating_add(lifetime)))?);
+    kv.commit(Txn { writes }).await.context("cannot store the token")?;
     Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn tokens_end_and_baked_secrets_do_not() {
+        let kv = store::Volatile::default();
+        let old = new_token(&kv, Duration::ZERO).await.unwrap();
+        let baked = Token::baked("abcdefghijklmnopqrstuvwxyz").unwrap();
+        kv.commit(Txn { writes: vec![token_write(&baked, None).unwrap()] }).await.unwrap();
+        let kept = |id: &str| {
+            let record = kv.get(&format!("{TOKENS}{id}"));
+            record.map(|r| serde_json::from_slice::<Kept>(&r.value).unwrap())
+        };
+        assert!(kept(&old.id).unwrap().is_over(now()));
+        let new = new_token(&kv, Duration::from_secs(60)).await.unwrap();
+        assert!(kept(&old.id).is_none(), "what is over goes with the next one");
+        assert!(!kept(&new.id).unwrap().is_over(now()) && kept(&new.id).unwrap().is_over(now() + 61));
+        assert!(!kept(BAKED).unwrap().is_over(i64::MAX));
+    }
+
+    #[tokio::test]
+    async fn only_the_member_itself_moves() {
+        let kv = store::Volatile::default();
+        let old: Vec<IpAddr> = vec!["192.168.1.5".parse().unwrap()];
+        let member = Member {
+            name: "a".into(),
+            id: 7,
+            addresses: old.clone(),
+            port: 6443,
+            vote: true,
+            key: "k".into(),
+        };
+        let value = Some(Bytes::from(serde_json::to_vec(&member).unwrap()));
+        let write = Write { key: format!("{MEMBERS}a"), expect: Expect::Absent, value };
+        kv.commit(Txn { writes: vec![write] }).await.unwrap();
+        let new: Vec<IpAddr> = vec!["192.168.1.9".parse().unwrap()];
+        assert!(set_addresses(&kv, "a", "another", &new).await.is_err());
+        assert!(set_addresses(&kv, "b", "k", &new).await.is_err());
+        set_addresses(&kv, "a", "k", &new).await.unwrap();
+        let record = kv.get(&format!("{MEMBERS}a")).unwrap();
+        let now: Member = serde_json::from_slice(&record.value).unwrap();
+        assert_eq!(now, Member { addresses: new, ..member });
+    }
 }

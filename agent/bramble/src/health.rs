@@ -17,6 +17,16 @@ pub struct Health {
     grace: Duration,
     seen: Arc<Mutex<HashMap<String, Seen>>>,
     news: watch::Sender<()>,
+    following: watch::Sender<bool>,
+}
+
+/// Follows no longer when dropped: its term is over.
+struct Term<'a>(&'a watch::Sender<bool>);
+
+impl Drop for Term<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +38,12 @@ struct Seen {
 impl Health {
     /// A node is healthy for `grace` after each heartbeat.
     pub fn new(grace: Duration) -> Self {
-        Self { grace, seen: Arc::default(), news: watch::Sender::new(()) }
+        Self {
+            grace,
+            seen: Arc::default(),
+            news: watch::Sender::new(()),
+            following: watch::Sender::new(false),
+        }
     }
 
     /// Told at each heartbeat.
@@ -59,9 +74,9 @@ impl Health {
         }
     }
 
-    /// Whether a node is alive.
-    pub fn is_healthy(&self, name: &str) -> bool {
-        self.of(name).0.is_some()
+    /// Whether a node may be alive. A leader that has just been elected and follows nothing yet cannot say no.
+    pub fn may_live(&self, name: &str) -> bool {
+        !*self.following.borrow() || self.of(name).0.is_some()
     }
 
     /// Follows the leases while this node leads. A new leader knows nothing: it gives everyone the full grace.
@@ -70,6 +85,8 @@ impl Health {
         for name in members {
             self.beat(&name);
         }
+        self.following.send_replace(true);
+        let _term = Term(&self.following);
         loop {
             let page = kv.list(LEASES, None, 0);
             let Ok(mut watch) = kv.watch(LEASES, page.revision) else {
@@ -91,6 +108,20 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_leader_takes_nobody_for_dead() {
+        let health = Health::new(Duration::from_secs(10));
+        assert!(health.may_live("a"));
+        let kv: Arc<dyn Kv> = Arc::new(store::Volatile::default());
+        let term = tokio::spawn(health.clone().follow(kv, vec!["a".into()]));
+        health.following.subscribe().wait_for(|f| *f).await.unwrap();
+        assert!(health.may_live("a") && !health.may_live("b"));
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert!(!health.may_live("a"));
+        term.abort();
+        assert!(term.await.is_err() && health.may_live("a"));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_node_is_healthy_for_its_grace() {

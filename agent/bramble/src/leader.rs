@@ -45,6 +45,7 @@ impl Leader {
     pub async fn run(self, mut leading: watch::Receiver<bool>, shutdown: CancellationToken) {
         loop {
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
                 led = leading.wait_for(|l| *l) => if led.is_err() { return },
             }

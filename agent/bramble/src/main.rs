@@ -9,6 +9,7 @@
 //! between nodes. After a power cut, `node.json` decides: if it is there the node goes on where it was, if not it
 //! belongs nowhere and what an unfinished join left is thrown away at the next try.
 
+mod address;
 mod admin;
 mod agent;
 mod client;

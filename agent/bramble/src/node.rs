@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use cluster::join::ClusterSettings;
+use cluster::join::{ClusterSettings, Token};
 use cluster::members::Member;
 use cluster::pki::{self, Authority, MASTERS_GROUP, Pair};
 use http::Request;
@@ -72,6 +72,8 @@ pub struct Start {
 pub struct Founding {
     /// The CA.
     pub authority: Authority,
+    /// The secret that all cards of the batch share, if there is one.
+    pub baked: Option<Token>,
 }
 
 impl Running {
@@ -117,7 +119,6 @@ impl Running {
             roster.clone(),
             health.clone(),
             cluster,
-            config.baked()?,
             config.api_port,
         );
         let front = Arc::new(Front {
@@ -143,6 +144,7 @@ impl Running {
         spawn.task(roster.clone().follow(kv.clone()));
         spawn.task(certificate.follow(kv, roster.clone(), state.settings.clone(), pair.key.clone()));
         spawn.task(keep_members(files.clone(), roster.clone()));
+        spawn.task(announce(client.clone(), store.clone(), roster.clone(), state.member.clone()));
         tasks.spawn(front.run(ports.api, shutdown.clone()));
         let leader = Leader {
             api,
@@ -192,7 +194,8 @@ impl Running {
         let request = Request::post(format!("{}leave", gate::PREFIX)).body(axum::body::Body::empty())?;
         let answer = self.client.request(request).await.map_err(|e| anyhow::anyhow!(e));
         let answer = answer.context("the cluster does not answer")?;
-        if !answer.status().is_success() {
+        // Who is forgotten already has nothing to take back.
+        if !answer.status().is_success() && answer.status() != http::StatusCode::GONE {
             let body = answer.into_body().collect().await?.to_bytes();
             bail!("the cluster refuses: {}", String::from_utf8_lossy(&body));
         }
@@ -205,13 +208,13 @@ impl Running {
     }
 
     /// Stops everything but containers.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.shutdown.cancel();
         self.tasks.close();
         if timeout(FAREWELL, self.tasks.wait()).await.is_err() {
             tracing::warn!("some tasks did not end in time");
         }
-        self.store.close().await;
+        self.store.clone().close().await;
     }
 }
 
@@ -405,11 +408,14 @@ async fn found(store: &Store, state: &NodeState, founding: &Founding) -> Result<
     timeout(ELECTION, status.wait_for(|s| s.leading)).await.context("the first election does not end")??;
     let json = |value: serde_json::Result<Vec<u8>>| value.map(Bytes::from);
     let write = |key: String, value| Write { key, expect: Expect::Absent, value: Some(value) };
-    let writes = vec![
+    let mut writes = vec![
         write(CA.to_owned(), json(serde_json::to_vec(founding.authority.pair()))?),
         write(CLUSTER.to_owned(), json(serde_json::to_vec(&(&state.cluster_id, &state.settings)))?),
         write(format!("{MEMBERS}{}", state.member.name), json(serde_json::to_vec(&state.member))?),
     ];
+    if let Some(baked) = &founding.baked {
+        writes.push(gate::token_write(baked, None)?);
+    }
     store.commit(Txn { writes }).await.context("the cluster's first records cannot be written")?;
     Ok(())
 }
@@ -437,13 +443,7 @@ async fn keep_members(files: Files, roster: Roster) {
     let mut members = roster.subscribe();
     loop {
         let now = members.borrow_and_update().clone();
-        let saved = files.load().and_then(|state| match state {
-            Some(mut state) if state.members != *now => {
-                state.members = now.to_vec();
-                files.save(&state)
-            }
-            _ => Ok(()),
-        });
+        let saved = files.update(|state| state.members = now.to_vec());
         if let Err(error) = saved {
             tracing::warn!(error = format!("{error:#}"), "the member list cannot be written");
         }
@@ -464,6 +464,46 @@ async fn refresh_members(client: NodeClient, roster: Roster, store: Store, mut n
             Err(error) => tracing::debug!(error = format!("{error:#}"), "the member list cannot be fetched"),
         }
     }
+}
+
+/// Tells the cluster this node's addresses whenever its record says others.
+async fn announce(client: NodeClient, store: Store, roster: Roster, me: Member) {
+    let mut members = roster.subscribe();
+    loop {
+        let known =
+            members.borrow_and_update().iter().find(|m| m.name == me.name && m.key == me.key).cloned();
+        let mut pause = None;
+        if known.is_some_and(|known| known.addresses != me.addresses) {
+            match tell(&client, &store, &me).await {
+                Ok(()) => {
+                    tracing::info!(addresses = ?me.addresses, "the cluster knows this node's addresses")
+                }
+                Err(error) => {
+                    tracing::debug!(
+                        error = format!("{error:#}"),
+                        "the cluster does not know this node's addresses yet"
+                    );
+                }
+            }
+            // Until the record says so: what was told may have been told to a leader that has just lost its place.
+            pause = Some(tokio::time::sleep(Duration::from_secs(1)));
+        }
+        tokio::select! {
+            changed = members.changed() => if changed.is_err() { return },
+            () = async { match pause { Some(pause) => pause.await, None => std::future::pending().await } } => {}
+        }
+    }
+}
+
+async fn tell(client: &NodeClient, store: &Store, me: &Member) -> Result<()> {
+    if store.status().borrow().leading {
+        return gate::set_addresses(store, &me.name, &me.key, &me.addresses).await;
+    }
+    let body = axum::body::Body::from(serde_json::to_vec(&me.addresses)?);
+    let request = Request::post(format!("{}addresses", gate::PREFIX)).body(body)?;
+    let answer = client.request(request).await.map_err(|e| anyhow::anyhow!(e))?;
+    anyhow::ensure!(answer.status().is_success(), "{}", answer.status());
+    Ok(())
 }
 
 async fn members(client: &NodeClient) -> Result<Vec<Member>> {

@@ -107,10 +107,7 @@ impl Keeper {
         if self.state.pod_cidr != Some(range) {
             self.state.pod_cidr = Some(range);
             // Only this field is ours; the rest of the file may have changed since the start.
-            if let Some(mut state) = self.files.load()? {
-                state.pod_cidr = Some(range);
-                self.files.save(&state)?;
-            }
+            self.files.update(|state| state.pod_cidr = Some(range))?;
         }
         self.network.send_replace(Some(network));
         Ok(())

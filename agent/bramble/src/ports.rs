@@ -27,7 +27,7 @@ impl Ports {
         Ok(Self {
             api: bind(config.api_port, "the API")?,
             kubelet: bind(config.kubelet_port, "the kubelet")?,
-            status: bind(config.status_port, "the status pages")?,
+            status: bind(config.status_port, "the status page")?,
         })
     }
 }

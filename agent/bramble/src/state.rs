@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use cluster::join::ClusterSettings;
@@ -38,12 +39,13 @@ impl NodeState {
 #[derive(Clone, Debug)]
 pub struct Files {
     root: PathBuf,
+    turn: Arc<Mutex<()>>,
 }
 
 impl Files {
     /// Below the data folder.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), turn: Arc::default() }
     }
 
     /// The store's folder.
@@ -74,6 +76,18 @@ impl Files {
         Ok(ledger::save(&self.node(), state, 0o600)?)
     }
 
+    /// Changes `node.json`, if it is there; the new state. Several tasks do: one after the other.
+    pub fn update(&self, change: impl FnOnce(&mut NodeState)) -> Result<Option<NodeState>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(old) = self.load()? else { return Ok(None) };
+        let mut new = old.clone();
+        change(&mut new);
+        if new != old {
+            self.save(&new)?;
+        }
+        Ok(Some(new))
+    }
+
     /// The node's key and certificate, and the CA's certificate.
     pub fn load_pki(&self) -> Result<(Pair, String)> {
         let read = |name| {
@@ -92,6 +106,7 @@ impl Files {
 
     /// Forgets the cluster: `node.json` first, so that a power cut in between leaves a node that is in none.
     pub fn wipe(&self) -> Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         for file in [self.node(), self.kubeconfig()] {
             absent(std::fs::remove_file(&file)).with_context(|| file.display().to_string())?;
         }

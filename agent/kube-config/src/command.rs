@@ -44,7 +44,11 @@ enum Command {
     },
     /// Take this node out of its cluster and delete its state.
     #[command(alias = "disable")]
-    DisableNode,
+    DisableNode {
+        /// Also when the cluster refuses or does not answer: deletes this node's state all the same.
+        #[arg(long)]
+        force: bool,
+    },
     /// Load container images from a docker-save or OCI archive, for a cluster without internet.
     Load {
         /// The archives (.tar, .tar.gz, .tar.zst).
@@ -92,7 +96,9 @@ async fn run(cli: &Cli) -> Result<()> {
             let request = wire::EnableWorker { master, token, no_vote: *no_vote, address: *address };
             print(post(socket, "/enable-worker", &request).await?);
         }
-        Command::DisableNode => print(post(socket, "/disable-node", &()).await?),
+        Command::DisableNode { force } => {
+            print(post(socket, "/disable-node", &wire::DisableNode { force: *force }).await?);
+        }
         Command::Load { archives } => {
             for archive in archives {
                 let path = std::fs::canonicalize(archive).with_context(|| archive.display().to_string())?;
@@ -134,6 +140,9 @@ mod tests {
         assert!(parse("kube-config enable-worker").is_err());
         assert!(parse("kube-config enable-worker nowhere").is_err());
         assert!(parse("kube-config dance").is_err());
-        assert!(matches!(parse("kube-config disable").unwrap().command, Command::DisableNode));
+        assert!(matches!(
+            parse("kube-config disable").unwrap().command,
+            Command::DisableNode { force: false }
+        ));
     }
 }

@@ -14,9 +14,17 @@ pub const SOCKET: &str = "/run/bramble/agent.sock";
 /// `POST /enable-master`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct EnableMaster {
-    /// Bar this node from voting (it then cannot be alone).
+    /// This node's own address, when it has several.
     #[serde(default)]
     pub address: Option<IpAddr>,
+}
+
+/// `POST /disable-node`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DisableNode {
+    /// Whatever the cluster says.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// `POST /enable-worker`.
@@ -67,7 +75,7 @@ pub struct Info {
     pub leader: Option<String>,
     /// Names of the voters.
     pub voters: Vec<String>,
-    /// Why no container can run here, if so.
+    /// Why the node does not run, or no container can run on it, if so.
     pub problem: Option<String>,
 }
 

@@ -29,6 +29,7 @@ mod routes;
 mod vxlan;
 
 pub use crate::error::Error;
+pub use crate::monitor::follow_addresses;
 pub use crate::peers::Peer;
 
 use crate::ipam::Ipam;

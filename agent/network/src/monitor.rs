@@ -31,6 +31,22 @@ pub(crate) fn subscribe(tasks: &mut JoinSet<()>, node_ip: IpAddr) -> Result<Even
     Ok(events)
 }
 
+/// Calls `told` whenever an address of this machine came or went, for as long as the async runtime lives.
+///
+/// # Errors
+/// When no netlink socket can be had.
+pub fn follow_addresses(told: impl Fn() + Send + 'static) -> Result<(), Error> {
+    let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+    let (connection, _, mut events) = rtnetlink::new_multicast_connection(&groups).map_err(Error::socket)?;
+    tokio::spawn(connection);
+    tokio::spawn(async move {
+        while events.next().await.is_some() {
+            told();
+        }
+    });
+    Ok(())
+}
+
 /// Corrects the routes after each burst of notices, for as long as the network lives.
 pub(crate) async fn follow(network: Weak<Network>, mut events: Events) {
     while let Some((event, _)) = events.next().await {

@@ -1,0 +1,94 @@
+//! A node's own life: what it says when it cannot start, how it leaves whatever the cluster says, and that a new
+//! address is not a new node.
+
+use tests::Lab;
+
+/// An agent that is in a cluster and finds its port taken says so, keeps trying, and starts once it is free.
+#[test]
+fn a_node_that_cannot_start_says_why_and_tries_again() {
+    let lab = Lab::up("trouble", "--nodes 1");
+    lab.ok(1, "setsid python3 -m http.server 7443 >/dev/null 2>&1 & echo $! >/tmp/taker");
+    lab.says(1, "ss -Hltn 'sport = :7443'", "7443", 10);
+    lab.ok(1, "sed -i '1i status_port = 7443' /etc/bramble/config.toml");
+    lab.act(1, "--kill-agent");
+    lab.says(1, "kube-config info", "problem: port 7443, which the status page needs, cannot be used", 10);
+    let info = lab.ok(1, "kube-config info");
+    assert!(info.contains("role: master"), "{info}");
+    let error = lab.fails(1, "kube-config enable-master");
+    assert!(error.contains("this node is a master of a cluster already"), "{error}");
+    let error = lab.fails(1, "kube-config disable-node");
+    assert!(error.contains("port 7443") && error.contains("--force"), "{error}");
+    lab.ok(1, "kill $(cat /tmp/taker)");
+    lab.says(1, "kubectl get nodes", " Ready", 20);
+}
+
+/// What the store has lost is lost: the agent says so instead of ending, and `--force` makes the card usable again.
+#[test]
+fn a_node_leaves_a_dead_cluster_by_force() {
+    let lab = Lab::up("force", "--nodes 2");
+    lab.ok(1, "kubectl run keeps --image=busybox:latest --restart=Never -- sleep 600");
+    lab.act(1, "--kill");
+    let error = lab.fails(2, "timeout 60 kube-config disable-node");
+    assert!(error.contains("the cluster") && error.contains("--force"), "{error}");
+    let said = lab.ok(2, "kube-config disable-node --force");
+    assert!(said.contains("The cluster was not told") && said.contains("services disabled"), "{said}");
+    assert!(lab.ok(2, "kube-config info").contains("role: none"));
+    // Damage: every file of the log and the state is cut to nothing.
+    lab.act(1, "--start");
+    lab.ok(1, "find /var/lib/bramble/raft -type f -size +0 -exec sh -c 'echo damaged > \"$1\"' - {} ';'");
+    lab.act(1, "--kill-agent");
+    lab.says(1, "kube-config info", "problem: ", 10);
+    lab.ok(1, "kube-config disable-node --force");
+    assert!(!lab.ok(1, "ls /var/lib/bramble").contains("node.json"));
+    lab.ok(1, "kube-config enable-master");
+    lab.says(1, "kubectl get nodes", " Ready", 20);
+}
+
+/// Who was thrown out while away can still tidy up after itself without force.
+#[test]
+fn a_forgotten_node_leaves() {
+    let lab = Lab::up("forgotten", "--nodes 2");
+    // Another card takes the name; then the old one is put back.
+    lab.ok(2, "cp -a /var/lib/bramble /var/lib/old && kube-config disable-node");
+    lab.ok(2, &format!("kube-config enable-worker {}", lab.address(1)));
+    lab.ok(2, "cd /var/lib && mv bramble new && mv old bramble");
+    lab.act(2, "--kill-agent");
+    lab.until("the old card leaves", 20, |lab| {
+        let said = lab.types(2, "kube-config disable-node");
+        (said.code == 0).then_some(())
+    });
+    assert!(lab.ok(2, "kube-config info").contains("role: none"));
+    assert!(lab.ok(1, "kubectl get nodes").contains("node2"), "the newer one is still a member");
+}
+
+/// DHCP gives two of three nodes new addresses at once, the leader among them: the cluster heals by itself.
+#[test]
+fn nodes_that_move_stay_the_same_nodes() {
+    let lab = Lab::up("moves", "--nodes 3");
+    lab.three_vote(1);
+    lab.share_kubeconfig(3);
+    lab.ok(1, "kubectl create configmap before");
+    let (one, two) = (lab.address(1), lab.address(2));
+    let moved = |old: &str, last: u8| {
+        let network = old.rsplit_once('.').map(|(network, _)| network).unwrap();
+        format!("{network}.{last}")
+    };
+    let (new_one, new_two) = (moved(&one, 202), moved(&two, 201));
+    for (node, new) in [(1, &new_one), (2, &new_two)] {
+        let line = format!(
+            "set -e; route=$(ip -4 route show default); prefix=$(ip -4 -o addr show eth0 | sed 's,.*/\\([0-9]*\\) .*,\\1,'); \
+             ip addr flush dev eth0; ip addr add {new}/$prefix dev eth0; [ -z \"$route\" ] || ip route add $route"
+        );
+        lab.ok(node, &line);
+    }
+    for new in [&new_one, &new_two] {
+        lab.says(3, "kubectl --request-timeout=5s get nodes -o wide 2>&1 || true", new, 30);
+    }
+    lab.until("all are ready", 60, |lab| {
+        let said = lab.types(1, "kubectl --request-timeout=5s get nodes --no-headers");
+        (said.out.matches(" Ready ").count() == 3).then_some(())
+    });
+    lab.ok(1, "kubectl get configmap before && kubectl create configmap after");
+    let said = lab.ok(2, "kube-config info");
+    assert!(said.contains("role: worker"), "{said}");
+}
