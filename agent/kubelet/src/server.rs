@@ -1,4 +1,16 @@
 //! The kubelet's HTTP doors. The peer is authorised already; what it names is still checked.
+//!
+//! Streams begin as requests that are upgraded to what the client offers:
+//!
+//! ```text
+//! exec ────▶ negotiate ─┬─ WebSocket, a channel a byte ──▶ remote::websocket ──┐
+//!                       └─ SPDY/3.1 ─▶ spdy::session ────▶ remote::spdy ───────┴─▶ remote::run ◀─▶ runtime::Streams
+//! forward ─▶ negotiate ─┬─ SPDY/3.1, or SPDY in WebSocket ─▶ forward ──────────┬─▶ the pod's port
+//!                       └─ WebSocket, two channels a port ─▶ forward::websocket ┘
+//! ```
+//!
+//! Every queue is bounded, so whoever is slow is waited for. A client that is gone takes its command along, also while
+//! nothing can be read from it: then it is pinged every [`PING`].
 
 use std::sync::Arc;
 
@@ -13,12 +25,21 @@ use crate::pods::Node;
 use crate::spec::label;
 
 mod exec;
+mod forward;
 mod logs;
+mod negotiate;
 mod remote;
 mod stats;
 mod websocket;
 
 pub use logs::tail_of;
+
+use crate::spdy::session::{LINGER, PING};
+
+/// Bytes are carried in pieces of at most this.
+const PIECE_BYTES: usize = 32 << 10;
+/// Messages on their way in either direction.
+const QUEUE: usize = 8;
 
 pub(crate) fn router(node: Arc<Node>) -> Router {
     Router::new()
@@ -28,7 +49,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::serve))
         .route("/exec/{namespace}/{pod}/{container}", any(exec::exec))
         .route("/attach/{namespace}/{pod}/{container}", any(exec::attach))
-        .route("/portForward/{namespace}/{pod}", any(exec::port_forward))
+        .route("/portForward/{namespace}/{pod}", any(forward::port_forward))
         .with_state(node)
 }
 

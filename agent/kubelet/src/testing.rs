@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::Timestamp;
 use runtime::*;
@@ -21,18 +22,20 @@ pub struct State {
     pub removed_cgroups: Vec<String>,
     /// Images that no registry has.
     pub missing: BTreeSet<String>,
+    /// Commands that were killed because their client had gone.
+    pub killed: Vec<Vec<String>>,
 }
 
 /// A runtime whose containers end when the test says so, or when they are signalled; a command of `stubborn` ends by
-/// SIGKILL only, `broken` does not start.
+/// SIGKILL only, `broken` does not start. What is executed in them runs on this machine.
 pub struct FakeRuntime {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     changed: watch::Sender<()>,
 }
 
 impl FakeRuntime {
     pub fn new() -> FakeRuntime {
-        FakeRuntime { state: Mutex::default(), changed: watch::Sender::new(()) }
+        FakeRuntime { state: Arc::default(), changed: watch::Sender::new(()) }
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -45,6 +48,18 @@ impl FakeRuntime {
         let mut all = state.containers.values();
         all.find(|c| c.exit.is_none() && c.labels[crate::spec::label::CONTAINER] == name)
             .map(|c| c.id.clone())
+    }
+
+    /// Waits until a command was killed because its client had gone.
+    pub async fn killed(&self) -> Vec<String> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            if let Some(command) = self.state().killed.pop() {
+                return command;
+            }
+            changed.changed().await.unwrap();
+        }
     }
 
     pub fn exit(&self, id: &str, code: i32) {
@@ -167,31 +182,37 @@ impl Runtime for FakeRuntime {
     }
     /// Copies its input to its output, says its name on standard error, and exits with the number that is its argument.
     async fn exec(&self, _: &str, spec: ExecSpec) -> Result<Streams, Error> {
-        if spec.command[0] == "broken" {
-            return Err(Error::Start("executable file not found in $PATH".into()));
-        }
-        let (ours, stdin) = tokio::io::duplex(1024);
-        let (mut stderr, theirs) = tokio::io::duplex(1024);
-        let (sender, exit) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move {
-            use tokio::io::AsyncWriteExt;
-            stderr.write_all(spec.command[0].as_bytes()).await.unwrap();
-            drop(stderr);
-            let (mut read, mut write) = tokio::io::split(ours);
-            if spec.stdin {
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-            }
-            let _ = write.shutdown().await;
-            let _ = sender.send(Ok(spec.command[1].parse().unwrap()));
-        });
-        let (stdout, stdin) = tokio::io::split(stdin);
-        Ok(Streams {
-            stdin: Some(Box::new(stdin)),
-            stdout: Some(Box::new(stdout)),
-            stderr: Some(Box::new(theirs)),
+        let start = |error: std::io::Error| Error::Start(format!("{}: {error}", spec.command[0]));
+        let mut child = tokio::process::Command::new(&spec.command[0])
+            .args(&spec.command[1..])
+            .stdin(if spec.stdin { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(start)?;
+        let (mut ended, exit) = tokio::sync::oneshot::channel();
+        let streams = Streams {
+            stdin: child.stdin.take().map(|stream| Box::new(stream) as _),
+            stdout: child.stdout.take().map(|stream| Box::new(stream) as _),
+            stderr: child.stderr.take().map(|stream| Box::new(stream) as _),
             resize: None,
             exit,
-        })
+        };
+        let (state, changed) = (self.state.clone(), self.changed.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                status = child.wait() => {
+                    let _ = ended.send(Ok(status.unwrap().code().unwrap()));
+                }
+                () = ended.closed() => {
+                    child.kill().await.unwrap();
+                    state.lock().unwrap().killed.push(spec.command);
+                    changed.send_replace(());
+                }
+            }
+        });
+        Ok(streams)
     }
     async fn attach(&self, id: &str, _: bool) -> Result<Streams, Error> {
         Err(Error::NotFound(id.to_owned()))

@@ -1,16 +1,21 @@
 //! A command's or container's streams on one side, a client's messages on the other, whatever carries them.
+//!
+//! All output is sent before the status, and the status before the end. A session whose client is gone is dropped, and
+//! the runtime's streams with it; that is what ends a command.
 
 use bytes::Bytes;
 use runtime::{Error, Streams, TerminalSize};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-/// Messages on their way in either direction.
-pub const QUEUE: usize = 16;
-const PIECE_BYTES: usize = 32 << 10;
+use super::PIECE_BYTES;
+use super::exec::Wanted;
 
-/// From the client. That the channel closes means that the client is gone.
+pub mod spdy;
+pub mod websocket;
+
+/// From the client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Input {
     /// Standard input.
@@ -34,79 +39,96 @@ pub enum Output {
 
 /// Which kind of session it is decides what its end means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Session {
+pub enum Kind {
     /// A command: its exit code is the client's.
     Exec,
     /// A container: only that it ended.
     Attach,
 }
 
-/// Carries until both ends are through or the client is gone.
+/// Opens the streams and carries until they have ended and all of it is in `output`.
 pub async fn run(
-    kind: Session,
-    started: Result<Streams, Error>,
-    mut input: mpsc::Receiver<Input>,
+    kind: Kind,
+    wanted: Wanted,
+    start: impl Future<Output = Result<Streams, Error>>,
+    input: mpsc::Receiver<Input>,
     output: mpsc::Sender<Output>,
 ) {
-    let streams = match started {
-        Ok(streams) => streams,
-        Err(error) => {
-            // The client may be gone already.
-            let _ = output
-                .send(Output::Status(failure(&format!("error executing command in container: {error}"))))
-                .await;
-            return;
-        }
+    let status = match start.await {
+        Ok(streams) => carry(kind, &wanted, streams, input, &output).await,
+        Err(error) => failure(&format!("error executing command in container: {error}")),
     };
-    let Streams { mut stdin, stdout, stderr, resize, exit } = streams;
-    let inward = async {
-        while let Some(message) = input.recv().await {
-            match message {
-                Input::Stdin(bytes) => {
-                    let written = match &mut stdin {
-                        Some(to) => to.write_all(&bytes).await.is_ok() && to.flush().await.is_ok(),
-                        None => true,
-                    };
-                    if !written {
-                        stdin = None;
-                    }
-                }
-                Input::CloseStdin => {
-                    if let Some(mut to) = stdin.take() {
-                        // It may have closed its side first.
-                        let _ = to.shutdown().await;
-                    }
-                }
-                Input::Resize(size) => {
-                    if let Some(resize) = &resize {
-                        // The terminal may be gone.
-                        let _ = resize.send(size).await;
-                    }
-                }
-            }
-        }
-    };
+    // Without a client there is nobody to tell.
+    let _ = output.send(Output::Status(status)).await;
+}
+
+async fn carry(
+    kind: Kind,
+    wanted: &Wanted,
+    streams: Streams,
+    input: mpsc::Receiver<Input>,
+    output: &mpsc::Sender<Output>,
+) -> Value {
+    let Streams { stdin, stdout, stderr, resize, exit } = streams;
     let outward = async {
-        tokio::join!(pump(stdout, &output, Output::Stdout), pump(stderr, &output, Output::Stderr));
+        tokio::join!(
+            pump(stdout, wanted.stdout, output, Output::Stdout),
+            pump(stderr, wanted.stderr, output, Output::Stderr)
+        );
         exit.await
     };
-    tokio::select! {
-        () = inward => {}
-        exit = outward => {
-            let status = match exit {
-                Ok(Ok(_)) if kind == Session::Attach => success(),
-                Ok(Ok(code)) => exited(code),
-                Ok(Err(error)) => failure(&error.to_string()),
-                Err(_) => failure("the command was lost"),
-            };
-            // As above.
-            let _ = output.send(Output::Status(status)).await;
-        }
+    let exit = tokio::select! {
+        exit = outward => exit,
+        never = feed(stdin, resize, input) => match never {},
+    };
+    match exit {
+        Ok(Ok(_)) if kind == Kind::Attach => success(),
+        Ok(Ok(code)) => exited(code),
+        Ok(Err(error)) => failure(&error.to_string()),
+        Err(_) => failure("the command was lost"),
     }
 }
 
+/// Gives a command its input. Never ends by itself: when it is over is up to the command.
+async fn feed(
+    mut stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    resize: Option<mpsc::Sender<TerminalSize>>,
+    mut input: mpsc::Receiver<Input>,
+) -> std::convert::Infallible {
+    while let Some(message) = input.recv().await {
+        match message {
+            Input::Stdin(bytes) => {
+                let Some(to) = &mut stdin else { continue };
+                let written = async {
+                    to.write_all(&bytes).await?;
+                    to.flush().await
+                };
+                if written.await.is_err() {
+                    // The command reads no more; what else comes is thrown away.
+                    stdin = None;
+                }
+            }
+            Input::CloseStdin => {
+                if let Some(mut to) = stdin.take() {
+                    // It may have closed its side first.
+                    let _ = to.shutdown().await;
+                }
+            }
+            Input::Resize(size) => {
+                if let Some(resize) = &resize {
+                    // The terminal may be gone.
+                    let _ = resize.send(size).await;
+                }
+            }
+        }
+    }
+    std::future::pending().await
+}
+
+/// Reads a stream to its end. What nobody wants is read too: its writer must not block.
 async fn pump(
     from: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    wanted: bool,
     output: &mpsc::Sender<Output>,
     wrap: fn(Bytes) -> Output,
 ) {
@@ -114,7 +136,7 @@ async fn pump(
     let mut buffer = vec![0; PIECE_BYTES];
     // A stream that breaks off has ended.
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        if output.send(wrap(Bytes::copy_from_slice(&buffer[..read]))).await.is_err() {
+        if wanted && output.send(wrap(Bytes::copy_from_slice(&buffer[..read]))).await.is_err() {
             return;
         }
     }

@@ -1,110 +1,91 @@
-//! exec and attach over WebSocket: the first byte of a message names the channel.
+//! What all sessions over WebSocket share: how they are read and written, and how they end.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use bytes::Bytes;
+use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, interval_at};
 
-use super::remote::{self, Input, Output};
+use super::{LINGER, PING};
 
-/// What we speak, most wanted first. v5 adds that a client can close its standard input.
-pub const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
-/// Longest message taken.
-pub const MESSAGE_BYTES: usize = 4 << 20;
+/// Followed by the number of the channel that is closed (v5).
+pub const CLOSE: u8 = 255;
 
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const ERROR: u8 = 3;
-const RESIZE: u8 = 4;
-const CLOSE: u8 = 255;
-
-/// Puts a connection between the channels of a session.
-pub async fn carry(socket: WebSocket, input: mpsc::Sender<Input>, mut output: mpsc::Receiver<Output>) {
-    let (mut sink, mut source) = socket.split();
-    let inward = async {
-        while let Some(Ok(message)) = source.next().await {
-            let bytes = match message {
-                Message::Binary(bytes) => bytes,
-                Message::Text(text) => Bytes::from(text),
-                Message::Close(_) => break,
-                Message::Ping(_) | Message::Pong(_) => continue,
-            };
-            if let Some(message) = parse(bytes)
-                && input.send(message).await.is_err()
-            {
-                // The session is over; what remains is to hear the client's close.
-                continue;
-            }
-        }
-        drop(input);
-    };
-    let outward = async {
-        while let Some(message) = output.recv().await {
-            if sink.send(Message::Binary(frame(message))).await.is_err() {
+/// Carries between a socket and two channels: until `to_client` ends, or the client is gone.
+///
+/// `take` is given what the client sends, and is waited for; it is where a client is held up whose input nobody reads.
+pub async fn carry<T>(
+    socket: WebSocket,
+    take: impl AsyncFnMut(Bytes),
+    to_client: mpsc::Receiver<T>,
+    frame: fn(T) -> Bytes,
+) {
+    let (sink, source) = socket.split();
+    let held_up = AtomicBool::new(false);
+    let mut reader = std::pin::pin!(read(source, take, &held_up));
+    tokio::select! {
+        () = &mut reader => return,
+        sent = write(sink, to_client, frame, &held_up) => {
+            if let Err(error) = sent {
+                tracing::debug!(%error, "the client is gone");
                 return;
             }
         }
-        // The client may have closed first.
-        let _ = sink.send(bye()).await;
-    };
-    // When the client goes the session has to end (`inward` drops its sender), when the session ends the client is told.
-    let mut inward = std::pin::pin!(inward);
-    let mut outward = std::pin::pin!(outward);
-    tokio::select! {
-        () = &mut inward => {}
-        () = &mut outward => {}
+    }
+    // A socket that is closed with its input unread is reset, and what the client has not read yet is lost.
+    let _ = tokio::time::timeout(LINGER, reader).await;
+}
+
+/// Hears the client until it hangs up.
+async fn read(mut source: SplitStream<WebSocket>, mut take: impl AsyncFnMut(Bytes), held_up: &AtomicBool) {
+    while let Some(Ok(message)) = source.next().await {
+        let bytes = match message {
+            Message::Binary(bytes) => bytes,
+            Message::Text(text) => Bytes::from(text),
+            Message::Close(_) => return,
+            Message::Ping(_) | Message::Pong(_) => continue,
+        };
+        held_up.store(true, Ordering::Relaxed);
+        take(bytes).await;
+        held_up.store(false, Ordering::Relaxed);
     }
 }
 
-/// A regular end. Without its code (RFC 6455, 7.4.1) clients take the end for a broken connection.
-pub fn bye() -> Message {
-    Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }))
-}
-
-fn parse(message: Bytes) -> Option<Input> {
-    match (*message.first()?, message.slice(1..)) {
-        // A first, empty message only shows that the channel is there.
-        (STDIN, bytes) if bytes.is_empty() => None,
-        (STDIN, bytes) => Some(Input::Stdin(bytes)),
-        (RESIZE, bytes) => remote::size(&bytes).map(Input::Resize),
-        (CLOSE, bytes) if bytes.first() == Some(&STDIN) => Some(Input::CloseStdin),
-        _ => None,
+/// Sends until the queue ends, then closes. A client that is held up is pinged: while its input is not read, only a
+/// write that fails tells that it has gone.
+async fn write<T>(
+    mut sink: SplitSink<WebSocket, Message>,
+    mut queue: mpsc::Receiver<T>,
+    frame: fn(T) -> Bytes,
+    held_up: &AtomicBool,
+) -> Result<(), axum::Error> {
+    let mut ping = interval_at(Instant::now() + PING, PING);
+    loop {
+        let message = tokio::select! {
+            next = queue.recv() => match next {
+                Some(next) => Message::Binary(frame(next)),
+                None => break,
+            },
+            _ = ping.tick() => {
+                if !held_up.load(Ordering::Relaxed) {
+                    continue;
+                }
+                Message::Ping(Bytes::new())
+            }
+        };
+        sink.send(message).await?;
     }
+    // Without its code (RFC 6455, 7.4.1) clients take the end for a broken connection.
+    sink.send(Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }))).await
 }
 
-fn frame(message: Output) -> Bytes {
-    let (channel, bytes) = match message {
-        Output::Stdout(bytes) => (STDOUT, bytes),
-        Output::Stderr(bytes) => (STDERR, bytes),
-        Output::Status(status) => (ERROR, Bytes::from(status.to_string())),
-    };
+/// A message on a channel.
+pub fn on(channel: u8, bytes: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(bytes.len() + 1);
     out.push(channel);
-    out.extend_from_slice(&bytes);
+    out.extend_from_slice(bytes);
     out.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_are_framed_by_channel() {
-        let parse = |bytes: &'static [u8]| parse(Bytes::from_static(bytes));
-        assert_eq!(parse(b"\x00hi"), Some(Input::Stdin(Bytes::from_static(b"hi"))));
-        assert_eq!(parse(b"\x00"), None);
-        assert_eq!(parse(b""), None);
-        assert_eq!(parse(b"\xff\x00"), Some(Input::CloseStdin));
-        assert_eq!(parse(b"\xff\x01"), None);
-        assert_eq!(parse(b"\x04junk"), None);
-        let size = runtime::TerminalSize { width: 80, height: 24 };
-        assert_eq!(parse(br#"{"Width":80,"Height":24}"#), None);
-        assert_eq!(parse(b"\x04{\"Width\":80,\"Height\":24}"), Some(Input::Resize(size)));
-        assert_eq!(frame(Output::Stderr(Bytes::from_static(b"x"))), Bytes::from_static(b"\x02x"));
-        let status = frame(Output::Status(remote::exited(3)));
-        assert_eq!(status[0], 3);
-        let status: serde_json::Value = serde_json::from_slice(&status[1..]).unwrap();
-        assert_eq!(status["details"]["causes"][0]["message"], "3");
-    }
 }
