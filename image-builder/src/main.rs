@@ -1,32 +1,14 @@
-//! The command line.
+//! The program `image-builder`: see the library.
 
-use clap::{Parser, Subcommand};
-use image_builder::schema::{Board, Document};
-use std::path::PathBuf;
+use clap::Parser;
+use std::process::ExitCode;
 
-/// Builds SD-card images for Raspberry Pis.
-#[derive(Parser)]
-#[command(version)]
-struct Cli {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
-#[derive(Subcommand)]
-enum Verb {
-    /// Checks a board config.
-    Check {
-        /// The board config.
-        board: PathBuf,
-    },
-}
-
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().verb {
-        Verb::Check { board } => {
-            let board: Board = Document::read(&board)?.parse()?;
-            println!("{}: sound", board.description);
+fn main() -> ExitCode {
+    match image_builder::cli::Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("image-builder: {error:#}");
+            ExitCode::FAILURE
         }
     }
-    Ok(())
 }

@@ -1,0 +1,213 @@
+//! The command line's verbs.
+
+use crate::cache::Cache;
+use crate::lock::Lock;
+use crate::locking::{self, Order};
+use crate::net::Client;
+use crate::project::{LoadedBoard, Project};
+use crate::release::Keyring;
+use crate::schema::Arch;
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use indicatif::{HumanBytes, MultiProgress};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Builds SD-card images for Raspberry Pis.
+#[derive(Debug, Parser)]
+#[command(name = "image-builder", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Checks all inputs of a board: its config and the recipes of all layers.
+    Check(Inputs),
+    /// Chooses the Debian packages and writes down exactly which: needed after a recipe's packages changed.
+    Lock(LockArgs),
+    /// Fetches the locked packages into the cache.
+    Fetch(FetchArgs),
+}
+
+/// What nearly every verb takes.
+#[derive(Debug, Args)]
+pub struct Inputs {
+    /// Board name (rpi-3) or path to a board config.
+    pub board: String,
+    /// A layer of your own, over ours; can be given again.
+    #[arg(long = "layer", value_name = "FOLDER")]
+    pub layers: Vec<PathBuf>,
+    /// Folder with board-configs/ and image-builder/.
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    pub root: PathBuf,
+    /// Lock file. Without it: image-builder/locks/SUITE-ARCH.toml, or with your own layer that layer's
+    /// locks/SUITE-ARCH.toml.
+    #[arg(long, value_name = "FILE")]
+    pub lock: Option<PathBuf>,
+    /// Folder of fetched packages.
+    #[arg(long, value_name = "FOLDER")]
+    pub cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct LockArgs {
+    #[command(flatten)]
+    inputs: Inputs,
+    /// Take today's versions even where the lock already fits the recipes.
+    #[arg(long)]
+    refresh: bool,
+}
+
+#[derive(Debug, Args)]
+struct FetchArgs {
+    #[command(flatten)]
+    inputs: Inputs,
+}
+
+impl Inputs {
+    /// Reads the inputs.
+    pub fn open(&self) -> Result<(Project, LoadedBoard)> {
+        let project = Project::open(&self.root, &self.layers)?;
+        let board = project.board(&self.board)?;
+        Ok((project, board))
+    }
+
+    /// The lock's place.
+    pub fn lock_path(&self, project: &Project, board: &LoadedBoard) -> PathBuf {
+        let (suite, arch) = (&board.board.suite, board.board.arch);
+        match (&self.lock, self.layers.last()) {
+            (Some(path), _) => path.clone(),
+            (None, Some(layer)) => layer.join("locks").join(format!("{suite}-{arch}.toml")),
+            (None, None) => project.lock_path(suite, arch),
+        }
+    }
+
+    /// The lock, which must be for just what the recipes ask for.
+    pub fn read_lock(&self, project: &Project, board: &LoadedBoard) -> Result<Lock> {
+        let path = self.lock_path(project, board);
+        if !path.exists() {
+            bail!("{}: is not there: run `image-builder lock {}`", path.display(), self.board);
+        }
+        let lock = Lock::read(&path)?;
+        if !lock.answers(&board.name, &project.request(board)) {
+            bail!(
+                "{}: was made for other package lists than {}'s recipes have now: run `image-builder lock {}`",
+                path.display(),
+                board.name,
+                self.board
+            );
+        }
+        Ok(lock)
+    }
+
+    /// The cache.
+    pub fn open_cache(&self) -> Result<Cache> {
+        Cache::open(&match &self.cache {
+            Some(dir) => dir.clone(),
+            None => default_cache()?.join("debs"),
+        })
+    }
+}
+
+/// `~/.cache/bramble`.
+fn default_cache() -> Result<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+        .context("neither HOME nor XDG_CACHE_HOME is set: say --cache FOLDER")?;
+    Ok(base.join("bramble"))
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub fn run(self) -> Result<()> {
+        match self.verb {
+            Verb::Check(inputs) => check(&inputs),
+            Verb::Lock(args) => lock(&args),
+            Verb::Fetch(args) => fetch(&args),
+        }
+    }
+}
+
+fn check(inputs: &Inputs) -> Result<()> {
+    let (project, board) = inputs.open()?;
+    project.layout(&board.board.layout)?;
+    project.suite(&board.board.suite)?;
+    let recipes: Vec<&str> = project.recipes(&board).map(|r| r.name.as_str()).collect();
+    println!("{}: {}", board.name, board.board.description);
+    println!("recipes: {}", recipes.join(", "));
+    Ok(())
+}
+
+fn lock(args: &LockArgs) -> Result<()> {
+    let inputs = &args.inputs;
+    let (project, board) = inputs.open()?;
+    let (suite_name, arch) = (board.board.suite.as_str(), board.board.arch);
+    let path = inputs.lock_path(&project, &board);
+    let mut requests = project.requests(suite_name, arch)?;
+    requests.insert(board.name.clone(), project.request(&board));
+    let old = match path.exists() {
+        // A damaged lock is replaced: that is what the verb is for.
+        true => Lock::read(&path).inspect_err(|e| eprintln!("{e:#}")).ok(),
+        false => None,
+    };
+    let fits = |lock: &Lock| {
+        let boards: BTreeSet<&str> = lock.board.iter().map(|b| b.name.as_str()).collect();
+        boards.len() == requests.len() && requests.iter().all(|(name, request)| lock.answers(name, request))
+    };
+    if !args.refresh && old.as_ref().is_some_and(fits) {
+        println!("{}: fits the recipes (--refresh takes today's versions)", path.display());
+        return Ok(());
+    }
+    let (suite, keyring) = project.suite(suite_name)?;
+    let keyring = Keyring::read(&keyring)?;
+    let now = jiff::Timestamp::now();
+    let previous = old.as_ref();
+    let order =
+        Order { suite_name, suite: &suite, keyring: &keyring, arch, requests: &requests, previous, now };
+    let lock = locking::make_lock(&Client::default(), &order, &mut |note| eprintln!("note: {note}"))?;
+    write_lock(&path, &lock)?;
+    report_lock(&path, &lock, previous, arch);
+    Ok(())
+}
+
+/// Whole or not at all.
+fn write_lock(path: &Path, lock: &Lock) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let mut file = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(folder)?;
+    std::io::Write::write_all(&mut file, lock.to_text()?.as_bytes())?;
+    file.persist(path).with_context(|| path.display().to_string())?;
+    Ok(())
+}
+
+fn report_lock(path: &Path, lock: &Lock, old: Option<&Lock>, arch: Arch) {
+    for release in &lock.release {
+        println!("{} {} {} of {}", release.uri, release.suite, release.version, release.date);
+    }
+    let changes = lock.changes_since(old);
+    for line in &changes {
+        println!("{line}");
+    }
+    let count = lock.deb.len();
+    println!(
+        "{}: {count} packages for {arch}, {}, {} changed",
+        path.display(),
+        HumanBytes(lock.size()),
+        changes.len()
+    );
+}
+
+fn fetch(args: &FetchArgs) -> Result<()> {
+    let (project, board) = args.inputs.open()?;
+    let lock = args.inputs.read_lock(&project, &board)?;
+    let cache = args.inputs.open_cache()?;
+    let debs: Vec<_> = lock.debs_of(&board.name).collect();
+    let fetched = cache.fetch(&Client::default(), &debs, &MultiProgress::new())?;
+    println!("{}: {} packages, {fetched} fetched", board.name, debs.len());
+    Ok(())
+}
