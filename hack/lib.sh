@@ -45,3 +45,10 @@ run_cargo() {
     die "cargo is missing" "install Rust 1.90 or newer: https://rustup.rs"
   fi
 }
+
+# target_dir PROFILE: where cargo puts what it builds so.
+target_dir() {
+  local folder=$1
+  case $1 in dev | test) folder=debug ;; bench) folder=release ;; esac
+  echo "${CARGO_TARGET_DIR:-$REPO/target}/$folder"
+}

@@ -1,6 +1,8 @@
 //! Whole clusters for tests: real nodes in network namespaces, made by `hack/up` and driven by `hack/node`, with stock
 //! kubectl. A [`Lab`] is one cluster; it is taken down when dropped, and what its agents said is shown when a test fails.
 
+pub mod machine;
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -45,21 +47,50 @@ fn repo() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The binary under test: `BRAMBLE_BIN`, or what `hack/test` built.
-fn bin() -> PathBuf {
+/// What `cargo build` makes.
+pub fn dev_build() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repo().join("target"), PathBuf::from);
-    std::env::var_os("BRAMBLE_BIN").map_or_else(|| target.join("debug/bramble"), PathBuf::from)
+    target.join("debug/bramble")
+}
+
+/// The binary under test: `BRAMBLE_BIN`, or what `hack/test` built.
+pub fn bin() -> PathBuf {
+    std::env::var_os("BRAMBLE_BIN").map_or_else(dev_build, PathBuf::from)
 }
 
 impl Lab {
     /// Makes a cluster with these further arguments of `hack/up`.
     pub fn up(name: &str, args: &str) -> Self {
-        let lab = Self { name: format!("test-{name}"), kubectl: NEW_KUBECTL };
-        lab.down();
+        let lab = Self::named(name);
         let line = format!("hack/up --no-workload --name {} --bin {} {args}", lab.name, bin().display());
         let said = lab.script(&line);
         assert_eq!(said.code, 0, "{line}\n{}\n{}", said.out, said.err);
         lab
+    }
+
+    /// A cluster that is not there yet.
+    pub fn named(name: &str) -> Self {
+        let lab = Self { name: format!("test-{name}"), kubectl: NEW_KUBECTL };
+        lab.down();
+        lab
+    }
+
+    /// Its name, as the scripts take it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its folder on the machine.
+    pub fn folder(&self) -> PathBuf {
+        let root =
+            std::env::var_os("BRAMBLE_LAB").map_or_else(|| "/var/lib/bramble-lab".into(), PathBuf::from);
+        root.join(&self.name)
+    }
+
+    /// What `hack/up` settled: `SUBNET`, `NODES`, `API_PORT` or `PAGE_PORT`.
+    pub fn setting(&self, name: &str) -> String {
+        let line = format!("source {}/cluster.env && echo ${name}", self.folder().display());
+        self.script(&line).out.trim().to_owned()
     }
 
     /// The same cluster, seen by another kubectl.
@@ -67,9 +98,27 @@ impl Lab {
         self.kubectl = kubectl;
     }
 
-    fn script(&self, line: &str) -> Said {
-        let output = Command::new("bash").arg("-c").arg(line).current_dir(repo()).output();
-        output.expect("bash starts").into()
+    /// A line of shell, to be run on the machine in the repository.
+    pub fn command(&self, line: &str) -> Command {
+        let mut command = Command::new("bash");
+        command.arg("-c").arg(line).current_dir(repo());
+        // What cargo tells this test about itself is not for a cargo that a script starts: it would build all again.
+        let about_us = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"];
+        for (name, _) in std::env::vars().filter(|(name, _)| about_us.iter().any(|a| name.starts_with(a))) {
+            command.env_remove(name);
+        }
+        command.env_remove("CARGO");
+        command
+    }
+
+    /// Runs it.
+    pub fn script(&self, line: &str) -> Said {
+        self.command(line).output().expect("bash starts").into()
+    }
+
+    /// The machine's own stock kubectl.
+    pub fn machine_kubectl(&self) -> PathBuf {
+        repo().join("out/clients/new/kubectl")
     }
 
     fn down(&self) {
@@ -85,16 +134,12 @@ impl Lab {
 
     /// The loopback port of the machine that leads to the status pages.
     pub fn page_port(&self) -> u16 {
-        let line = format!(
-            "source ${{BRAMBLE_LAB:-/var/lib/bramble-lab}}/{}/cluster.env && echo $PAGE_PORT",
-            self.name
-        );
-        self.script(&line).out.trim().parse().expect("a port")
+        self.setting("PAGE_PORT").parse().expect("a port")
     }
 
     /// Takes the registry away.
     pub fn stop_registry(&self) {
-        let line = format!("kill $(cat ${{BRAMBLE_LAB:-/var/lib/bramble-lab}}/{}/registry.pid)", self.name);
+        let line = format!("kill $(cat {}/registry.pid)", self.folder().display());
         assert_eq!(self.script(&line).code, 0, "{line}");
     }
 
@@ -229,7 +274,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let logs = format!("tail -n 60 ${{BRAMBLE_LAB:-/var/lib/bramble-lab}}/{}/n*.log", self.name);
+            let logs = format!("tail -n 60 {}/n*.log", self.folder().display());
             eprintln!("{}", self.script(&logs).out);
         }
         if std::env::var_os("BRAMBLE_KEEP_LAB").is_none() {
