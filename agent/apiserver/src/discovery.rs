@@ -4,6 +4,7 @@ use crate::engine::Config;
 use crate::review::REVIEWS;
 use resources::{Descriptor, Subresource};
 use serde_json::{Value, json};
+use std::cmp::Reverse;
 
 /// `APIGroupDiscoveryList` in its final version.
 pub(crate) const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -26,8 +27,21 @@ pub(crate) fn versions() -> Vec<(&'static str, &'static str)> {
             all.push(version);
         }
     }
-    all.sort();
+    // As upstream orders versions: stable ones first, newer ones first.
+    all.sort_by_key(|(group, version)| (*group, Reverse(maturity(version))));
     all
+}
+
+/// How a version ranks: final, beta, alpha; then by its numbers.
+fn maturity(version: &str) -> (u8, u32, u32) {
+    let number = |text: &str| text.parse().unwrap_or(0);
+    let text = version.trim_start_matches('v');
+    for (word, rank) in [("alpha", 1), ("beta", 2)] {
+        if let Some((major, minor)) = text.split_once(word) {
+            return (rank, number(major), number(minor));
+        }
+    }
+    (3, number(text), 0)
 }
 
 fn kinds(group: &str, version: &str) -> impl Iterator<Item = &'static Descriptor> {
@@ -257,6 +271,13 @@ mod tests {
         assert_eq!(aggregated(new), Some(AGGREGATED_V2));
         assert_eq!(aggregated(old), Some(AGGREGATED_V2BETA1));
         assert_eq!(aggregated("application/json, */*"), None);
+    }
+
+    #[test]
+    fn newer_and_stable_versions_come_first() {
+        let mut versions = ["v1beta1", "v1", "v2alpha1", "v2", "v1beta2"];
+        versions.sort_by_key(|version| Reverse(maturity(version)));
+        assert_eq!(versions, ["v2", "v1", "v1beta2", "v1beta1", "v2alpha1"]);
     }
 
     #[test]

@@ -174,6 +174,9 @@ impl Engine {
                 check_identity(target, &mut object)?;
                 options.conform(kind, &mut object, duplicates)?;
                 let made = self.create(user, target, object, &options).await?;
+                options.warnings.extend(kind.idle.then(|| {
+                    format!("{} are kept, but nothing in this cluster acts on them yet", kind.qualified())
+                }));
                 Ok(warn(format.answer(StatusCode::CREATED, &format.object(kind, made, true)), &options))
             }
             "update" | "patch" => self.alter(target, name, Part::Main, query, request, &format).await,

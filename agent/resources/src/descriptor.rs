@@ -124,6 +124,8 @@ pub struct Descriptor {
     pub generation: &'static str,
     /// Another kind whose objects these are; `None`: they are kept as they are.
     pub stored: Option<Stored>,
+    /// Nothing in a cluster acts on these objects yet: they are kept and shown, and whoever makes one is told.
+    pub idle: bool,
     /// Default grace period of a delete in seconds given the object; `None`: deleted at once.
     pub grace: fn(&Value) -> Option<i64>,
 }
@@ -137,6 +139,11 @@ impl Descriptor {
     /// `v1`, `apps/v1`.
     pub fn api_version(&self) -> String {
         api_version(self.group, self.version)
+    }
+
+    /// `pods`, `deployments.apps`.
+    pub fn qualified(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
     }
 
     /// Whether it has this subresource.

@@ -66,3 +66,12 @@ pub fn children<'a>(fields: &'a mut Fields, name: &str) -> impl Iterator<Item = 
 pub fn spec(object: &mut Value) -> Option<&mut Fields> {
     child(object.as_object_mut()?, "spec")
 }
+
+/// Sets counters of the object's `status` that upstream always writes.
+pub fn counters(object: &mut Value, names: &[&str]) {
+    if let Some(status) = object.as_object_mut().and_then(|o| child(o, "status")) {
+        for name in names {
+            default(status, name, 0);
+        }
+    }
+}

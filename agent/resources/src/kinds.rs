@@ -2,27 +2,37 @@
 
 mod columns;
 mod config;
+mod cron;
+mod cron_job;
+mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod job;
 mod lease;
 mod namespace;
 mod node;
+mod persistent_volume;
+mod persistent_volume_claim;
 mod pod;
 mod pod_columns;
 mod pod_spec;
+mod quota;
 mod replica_set;
 mod replication_controller;
+mod revision;
 mod service;
 mod service_account;
 mod service_validate;
+mod stateful_set;
+mod storage_class;
 mod workload;
 
 use crate::Descriptor;
 use serde_json::Value;
 
-static ALL: [Descriptor; 15] = [
+static ALL: &[Descriptor] = &[
     pod::POD,
     service::SERVICE,
     endpoints::ENDPOINTS,
@@ -32,17 +42,28 @@ static ALL: [Descriptor; 15] = [
     config::CONFIG_MAP,
     config::SECRET,
     service_account::SERVICE_ACCOUNT,
+    persistent_volume::PERSISTENT_VOLUME,
+    persistent_volume_claim::PERSISTENT_VOLUME_CLAIM,
+    quota::RESOURCE_QUOTA,
+    quota::LIMIT_RANGE,
+    revision::POD_TEMPLATE,
     event::EVENT,
     event::EVENT_V1,
     deployment::DEPLOYMENT,
     replica_set::REPLICA_SET,
+    daemon_set::DAEMON_SET,
+    stateful_set::STATEFUL_SET,
+    revision::CONTROLLER_REVISION,
+    job::JOB,
+    cron_job::CRON_JOB,
+    storage_class::STORAGE_CLASS,
     endpoint_slice::ENDPOINT_SLICE,
     lease::LEASE,
 ];
 
 /// Every kind that is served.
 pub fn all() -> &'static [Descriptor] {
-    &ALL
+    ALL
 }
 
 /// What most descriptors have in common; each overrides what differs.
@@ -63,6 +84,7 @@ const BASE: Descriptor = Descriptor {
     validate: |_, _| Vec::new(),
     generation: "",
     stored: None,
+    idle: false,
     grace: no_grace,
 };
 

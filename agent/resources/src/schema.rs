@@ -54,8 +54,17 @@ impl Check {
         }
         let root = self.path.is_empty();
         fields.retain(|name, value| {
-            if value.is_null() || root && matches!(name.as_str(), "apiVersion" | "kind") {
-                return !value.is_null();
+            if value.is_null() {
+                return false;
+            }
+            // Objects may stand in objects: a StatefulSet's claims say what they are.
+            if matches!(name.as_str(), "apiVersion" | "kind") && (root || self.table.is_root(message)) {
+                if !value.is_string() {
+                    self.path.push(name.clone());
+                    self.mistyped(value, "string");
+                    self.path.pop();
+                }
+                return true;
             }
             self.path.push(name.clone());
             let field = find(self.table, message, name);

@@ -115,7 +115,11 @@ mod tests {
                 assert!(cells.contains(&json!("5m30s")), "{}", d.kind);
             }
             for (column, cell) in columns.iter().zip(cells) {
-                let good = if column["type"] == "integer" { cell.is_number() } else { cell.is_string() };
+                let good = match column["type"].as_str() {
+                    Some("integer") => cell.is_number(),
+                    Some("boolean") => cell.is_boolean(),
+                    _ => cell.is_string(),
+                };
                 assert!(good, "{} {column} {cell}", d.kind);
             }
         }

@@ -8,6 +8,7 @@ mod clients;
 mod kubelet;
 mod namespaces;
 mod objects;
+mod page;
 mod services;
 mod watches;
 

@@ -303,3 +303,21 @@ async fn an_event_has_two_forms() {
     world.delete(&format!("{NEW}/e"), Value::Null).await.ok(200);
     assert_eq!(world.get(&format!("{OLD}/e")).await.code, 404);
 }
+
+#[tokio::test]
+async fn whoever_makes_what_nothing_acts_on_is_told() {
+    let world = World::new().await;
+    let job = json!({"metadata": {"name": "pi"}, "spec": {"template": {"spec": {"restartPolicy": "Never",
+        "containers": [{"name": "a", "image": "a"}]}}}});
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let made = world.post(jobs, job).await;
+    let warning = made.headers.get(header::WARNING).unwrap().to_str().unwrap().to_owned();
+    assert_eq!(warning, "299 - \"jobs.batch are kept, but nothing in this cluster acts on them yet\"");
+    let made = made.ok(201);
+    let uid = text(&made["metadata"]["uid"]);
+    assert_eq!(made["spec"]["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"], uid);
+    let patch = json!({"spec": {"parallelism": 2}});
+    let changed = world.patch(&format!("{jobs}/pi"), "strategic-merge", patch).await;
+    assert!(!changed.headers.contains_key(header::WARNING));
+    assert_eq!(changed.ok(200)["metadata"]["generation"], 2);
+}

@@ -44,6 +44,15 @@ pub const fn wide(name: &'static str, cell: fn(&Value, &CellContext) -> Value) -
     Column { name, kind: "string", format: "", priority: 1, cell }
 }
 
+/// A column of flags.
+pub const fn boolean(name: &'static str, cell: fn(&Value, &CellContext) -> Value) -> Column {
+    Column { name, kind: "boolean", format: "", priority: 0, cell }
+}
+
+/// When it was created, as it is written.
+pub const CREATED_AT: Column =
+    string("Created At", |object, _| text_at(object, "/metadata/creationTimestamp"));
+
 /// A column of whole numbers.
 pub const fn integer(name: &'static str, cell: fn(&Value, &CellContext) -> Value) -> Column {
     Column { name, kind: "integer", format: "", priority: 0, cell }
@@ -52,6 +61,24 @@ pub const fn integer(name: &'static str, cell: fn(&Value, &CellContext) -> Value
 /// The object's age.
 pub fn age(object: &Value, context: &CellContext) -> String {
     time::since(text(object, "/metadata/creationTimestamp"), context.now)
+}
+
+/// A text, empty if absent.
+pub fn text_at(object: &Value, pointer: &str) -> Value {
+    text(object, pointer).into()
+}
+
+/// `RWO,ROX`: how a volume may be used.
+pub fn access_modes(object: &Value, pointer: &str) -> Value {
+    let short = |mode: &Value| match mode.as_str() {
+        Some("ReadWriteOnce") => "RWO",
+        Some("ReadOnlyMany") => "ROX",
+        Some("ReadWriteMany") => "RWX",
+        Some("ReadWriteOncePod") => "RWOP",
+        _ => "",
+    };
+    let modes: Vec<&str> = items(object, pointer).iter().map(short).filter(|mode| !mode.is_empty()).collect();
+    modes.join(",").into()
 }
 
 /// A number, nought if absent.

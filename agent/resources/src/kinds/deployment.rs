@@ -2,7 +2,9 @@
 
 use super::BASE;
 use super::columns::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, integer, number, string};
-use super::workload::{check_selector, check_template, fill_template, not_negative};
+use super::workload::{
+    Place, check_selector, check_share, check_template, fill_template, not_negative, share,
+};
 use crate::cause::{Causes, forbidden, invalid, not_supported};
 use crate::json::{child, default, int, spec, text};
 use crate::{Column, Descriptor, Subresource, metadata, names};
@@ -73,7 +75,7 @@ fn validate(new: &Value, old: Option<&Value>) -> Causes {
     }
     let selector = check_selector(new, old, "deployment", &mut causes);
     check_strategy(new, &mut causes);
-    check_template(new, selector.as_ref(), &mut causes);
+    check_template(new, Place::Template("ReplicaSet"), selector.as_ref(), &mut causes);
     causes
 }
 
@@ -93,18 +95,7 @@ fn check_strategy(object: &Value, causes: &mut Causes) {
                 let field = format!("spec.strategy.rollingUpdate.{name}");
                 let value = rolling.get(name).cloned().unwrap_or_default();
                 both_nought &= share(&value) == Some(0);
-                match share(&value) {
-                    None => {
-                        let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. \
-                                      '1%',  or '93%', regex used for validation is '[0-9]+%')";
-                        causes.push(invalid(field, value, detail));
-                    }
-                    Some(n) if n < 0 => causes.push(invalid(field, n, "must be greater than or equal to 0")),
-                    Some(n) if name == "maxUnavailable" && value.is_string() && n > 100 => {
-                        causes.push(invalid(field, value, "must not be greater than 100%"));
-                    }
-                    Some(_) => {}
-                }
+                check_share(&value, &field, name == "maxUnavailable", causes);
             }
             if both_nought {
                 let detail = "may not be 0 when `maxSurge` is 0";
@@ -112,17 +103,6 @@ fn check_strategy(object: &Value, causes: &mut Causes) {
             }
         }
         other => causes.push(not_supported("spec.strategy.type", other, &["Recreate", "RollingUpdate"])),
-    }
-}
-
-/// A number, or the number before a percent sign.
-fn share(value: &Value) -> Option<i64> {
-    match value {
-        Value::String(text) => {
-            let digits = text.strip_suffix('%')?;
-            if digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse().ok() } else { None }
-        }
-        other => other.as_i64(),
     }
 }
 

@@ -8,4 +8,4 @@ mod validate;
 
 pub use containers::target_port;
 pub use defaults::{pod_only, pod_spec as fill};
-pub use validate::{Place, pod_spec as check};
+pub use validate::{Place, one_of, pod_spec as check};

@@ -2,7 +2,7 @@
 
 use super::BASE;
 use super::columns::{AGE, CONTAINERS, CURRENT, DESIRED, IMAGES, NAME, READY, SELECTOR};
-use super::workload::{check_selector, check_template, fill_replicas, not_negative};
+use super::workload::{Place, check_selector, check_template, fill_replicas, not_negative};
 use crate::cause::Causes;
 use crate::{Descriptor, Subresource, metadata, names};
 use serde_json::Value;
@@ -28,6 +28,6 @@ fn validate(new: &Value, old: Option<&Value>) -> Causes {
     not_negative(new, "spec.replicas", &mut causes);
     not_negative(new, "spec.minReadySeconds", &mut causes);
     let selector = check_selector(new, old, "replicaset", &mut causes);
-    check_template(new, selector.as_ref(), &mut causes);
+    check_template(new, Place::Template("ReplicaSet"), selector.as_ref(), &mut causes);
     causes
 }

@@ -2,7 +2,7 @@
 
 use super::BASE;
 use super::columns::{AGE, CONTAINERS, CURRENT, DESIRED, IMAGES, NAME, READY, labels, wide};
-use super::workload::{check_template, fill_replicas, not_negative};
+use super::workload::{Place, check_template, fill_replicas, not_negative};
 use crate::cause::{Causes, required};
 use crate::json::{child, fields};
 use crate::labels::Selector;
@@ -56,7 +56,7 @@ fn validate(new: &Value, old: Option<&Value>) -> Causes {
         causes.push(required("spec.selector", ""));
     }
     let selector = Selector::from_map(new.pointer("/spec/selector").unwrap_or(&Value::Null));
-    check_template(new, Some(&selector), &mut causes);
+    check_template(new, Place::Template("ReplicationController"), Some(&selector), &mut causes);
     causes
 }
 

@@ -87,8 +87,8 @@ fn defaults_are_idempotent() {
 #[test]
 fn filled_objects_are_what_typed_clients_expect() {
     use k8s_openapi::api::{
-        apps::v1 as apps, coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
-        events::v1 as events,
+        apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
+        discovery::v1 as discovery, events::v1 as events, storage::v1 as storage,
     };
     fn same<T: serde::de::DeserializeOwned + serde::Serialize>(object: &Value) {
         let typed: T = serde_json::from_value(object.clone()).expect("typed");
@@ -113,6 +113,17 @@ fn filled_objects_are_what_typed_clients_expect() {
             ("apps/v1", "ReplicaSet") => same::<apps::ReplicaSet>(&object),
             ("discovery.k8s.io/v1", "EndpointSlice") => same::<discovery::EndpointSlice>(&object),
             ("coordination.k8s.io/v1", "Lease") => same::<coordination::Lease>(&object),
+            ("v1", "PersistentVolume") => same::<core::PersistentVolume>(&object),
+            ("v1", "PersistentVolumeClaim") => same::<core::PersistentVolumeClaim>(&object),
+            ("v1", "ResourceQuota") => same::<core::ResourceQuota>(&object),
+            ("v1", "LimitRange") => same::<core::LimitRange>(&object),
+            ("v1", "PodTemplate") => same::<core::PodTemplate>(&object),
+            ("apps/v1", "DaemonSet") => same::<apps::DaemonSet>(&object),
+            ("apps/v1", "StatefulSet") => same::<apps::StatefulSet>(&object),
+            ("apps/v1", "ControllerRevision") => same::<apps::ControllerRevision>(&object),
+            ("batch/v1", "Job") => same::<batch::Job>(&object),
+            ("batch/v1", "CronJob") => same::<batch::CronJob>(&object),
+            ("storage.k8s.io/v1", "StorageClass") => same::<storage::StorageClass>(&object),
             (version, kind) => panic!("no typed {version} {kind}"),
         }
     }

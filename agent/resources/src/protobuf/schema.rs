@@ -79,6 +79,11 @@ impl Table {
         self.roots.get(&(api_version, kind)).or_else(|| self.roots.get(&("*", kind))).copied()
     }
 
+    /// Whether the message is a kind's.
+    pub fn is_root(&self, message: usize) -> bool {
+        self.roots.values().any(|root| *root == message)
+    }
+
     /// A message's fields.
     pub fn fields(&self, message: usize) -> &[Field] {
         self.messages.get(message).map(Vec::as_slice).unwrap_or_default()

@@ -12,8 +12,10 @@ use std::collections::HashSet;
 pub enum Place {
     /// In a pod.
     Pod,
-    /// In the template of something that keeps pods running.
-    Template,
+    /// In the template of something that keeps pods running: its kind.
+    Template(&'static str),
+    /// In the template of something that runs pods to their end.
+    Once,
 }
 
 const RESTART_POLICIES: [&str; 3] = ["Always", "OnFailure", "Never"];
@@ -97,8 +99,13 @@ pub fn one_of(value: &str, field: impl Into<String>, words: &[&str], causes: &mu
 }
 
 fn check_policies(spec: &Value, field: &str, place: Place, causes: &mut Causes) {
-    let restart: &[&str] = if place == Place::Template { &["Always"] } else { &RESTART_POLICIES };
-    one_of(text(spec, "/restartPolicy"), format!("{field}.restartPolicy"), restart, causes);
+    let own = format!("{field}.restartPolicy");
+    match (place, text(spec, "/restartPolicy")) {
+        (Place::Once, "" | "Always") => causes.push(required(own, r#"valid values: "OnFailure", "Never""#)),
+        (Place::Once, policy) => one_of(policy, own, &["OnFailure", "Never"], causes),
+        (Place::Template(_), policy) => one_of(policy, own, &["Always"], causes),
+        (Place::Pod, policy) => one_of(policy, own, &RESTART_POLICIES, causes),
+    }
     one_of(text(spec, "/dnsPolicy"), format!("{field}.dnsPolicy"), &DNS_POLICIES, causes);
     if text(spec, "/dnsPolicy") == "None" && items(spec, "/dnsConfig/nameservers").is_empty() {
         let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
@@ -109,8 +116,8 @@ fn check_policies(spec: &Value, field: &str, place: Place, causes: &mut Causes) 
 fn check_numbers(spec: &Value, field: &str, place: Place, causes: &mut Causes) {
     if let Some(seconds) = int(spec, "/activeDeadlineSeconds") {
         let own = format!("{field}.activeDeadlineSeconds");
-        if place == Place::Template {
-            causes.push(forbidden(own, "activeDeadlineSeconds in ReplicaSet is not Supported"));
+        if let Place::Template(kind) = place {
+            causes.push(forbidden(own, &format!("activeDeadlineSeconds in {kind} is not Supported")));
         } else if !(1..=i64::from(i32::MAX)).contains(&seconds) {
             causes.push(invalid(own, seconds, "must be between 1 and 2147483647, inclusive"));
         }

@@ -1,0 +1,93 @@
+//! `docs/api.md` says what is served. It is made from the descriptors and from what discovery tells.
+
+use super::*;
+use std::fmt::Write as _;
+
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/api.md");
+
+const HEAD: &str = "# What the API serves
+
+Made from the kinds' descriptors: `BRAMBLE_WRITE_DOCS=1 cargo nextest run -p apiserver docs_say` writes it anew.
+
+Every kind has the verbs create, delete, deletecollection, get, list, patch, update and watch, its printer columns, short
+names and categories, and upstream's defaults and validation. *Objects only* means that nothing in a cluster acts on
+these objects yet: they are kept, checked and shown, and whoever makes one is told so in a warning.
+
+| group/version | kind | resource | short names | namespaced | subresources | |
+|---|---|---|---|---|---|---|
+";
+
+const TAIL: &str = "
+*Shown as well* means that the objects are those of another version, which both show.
+
+## What is not there
+
+Server-side apply (`managedFields` are dropped), OpenAPI schemas, CustomResourceDefinitions, admission webhooks and
+policies, roles being consulted, service account tokens, certificate signing requests, API priority and fairness objects,
+`ephemeralcontainers`, `resize`, `proxy`, `token` and `approval`, quotas and limits being enforced, metrics. Answers are JSON
+or YAML; protobuf is read, not written. Leases are kept in memory, and empty after a new leader is chosen.
+";
+
+fn line(kind: &resources::Descriptor, told: &Value) -> String {
+    let words = |list: &Value| {
+        let list: Vec<&str> = list.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        list.join(", ")
+    };
+    let subs: Vec<&str> = told["subresources"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|sub| sub["subresource"].as_str())
+        .collect();
+    let note = match kind.stored {
+        Some(stored) => format!("shown as well: {}", resources::api_version(stored.group, stored.version)),
+        None if kind.idle => "objects only".to_owned(),
+        None => String::new(),
+    };
+    let scope = if kind.namespaced { "yes" } else { "no" };
+    let (version, subs) = (kind.api_version(), subs.join(", "));
+    let names = words(&told["shortNames"]);
+    format!("| {version} | {} | {} | {names} | {scope} | {subs} | {note} |\n", kind.kind, kind.plural)
+}
+
+#[tokio::test]
+async fn docs_say_what_is_served() {
+    let world = World::new().await;
+    let mut page = HEAD.to_owned();
+    let mut told = 0;
+    for path in ["/api", "/apis"] {
+        let mut ask = request(Method::GET, path, Body::empty());
+        let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        ask.headers_mut().insert(header::ACCEPT, accept.parse().unwrap());
+        let list = world.send(ask).await.ok(200);
+        for group in list["items"].as_array().unwrap() {
+            let name = text(&group["metadata"]["name"]);
+            for version in group["versions"].as_array().unwrap() {
+                for resource in version["resources"].as_array().unwrap() {
+                    let (number, plural) = (text(&version["version"]), text(&resource["resource"]));
+                    match resources::find(&name, &number, &plural) {
+                        Some(kind) => {
+                            page.push_str(&line(kind, resource));
+                            told += 1;
+                        }
+                        None => {
+                            let kind = text(&resource["responseKind"]["kind"]);
+                            writeln!(
+                                page,
+                                "| {name}/{number} | {kind} | {plural} | | no | | create only: a question |"
+                            )
+                            .unwrap();
+                        }
+                    }
+                }
+            }
+        }
+    }
+    page.push_str(TAIL);
+    assert_eq!(told, resources::all().len());
+    if std::env::var_os("BRAMBLE_WRITE_DOCS").is_some() {
+        std::fs::write(PAGE, &page).unwrap();
+    }
+    let kept = std::fs::read_to_string(PAGE).unwrap_or_default();
+    assert!(kept == page, "docs/api.md is not what is served: its first lines say how to write it anew");
+}
