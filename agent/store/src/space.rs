@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use crate::wire::Image;
 pub(crate) struct Limits {
     /// Events kept.
     pub events: usize,
-    /// Bytes of keys and values in the events kept.
+    /// Bytes of keys and values in the events kept, and in those that wait for one watcher.
     pub bytes: usize,
     /// Events that may wait for one watcher before it is dropped.
     pub queue: usize,
@@ -145,8 +145,10 @@ impl Space {
         let backlog = inner.history.replay(prefix, after)?;
         let (sender, queue) = mpsc::channel(inner.limits.queue.max(1));
         let prefix: Arc<str> = Arc::from(prefix);
-        let id = inner.watchers.add(Arc::clone(&prefix), after, sender);
-        Ok(Box::new(SpaceWatch { space: Arc::clone(self), prefix, id, backlog, queue, reached: after }))
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let id = inner.watchers.add(Arc::clone(&prefix), after, sender, Arc::clone(&waiting));
+        let space = Arc::clone(self);
+        Ok(Box::new(SpaceWatch { space, prefix, id, backlog, queue, waiting, reached: after }))
     }
 }
 
@@ -198,7 +200,7 @@ impl Inner {
             if let Some(event) = event {
                 self.revision = revision;
                 let event = Arc::new(event);
-                self.watchers.publish(&event);
+                self.watchers.publish(&event, &self.limits);
                 self.history.push(event, &self.limits);
             }
         }
@@ -273,17 +275,35 @@ struct Watcher {
     id: u64,
     after: Revision,
     queue: mpsc::Sender<Arc<Event>>,
+    /// Bytes of events in the queue.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Watcher {
+    /// Hands over an event; false when this watcher has ended, or does not read.
+    fn send(&self, event: &Arc<Event>, limits: &Limits) -> bool {
+        let size = weight(event);
+        let waiting = self.waiting.fetch_add(size, Ordering::Relaxed);
+        // The history forgets what a queue would keep: a few large objects must not take a small node's memory.
+        (waiting == 0 || waiting + size <= limits.bytes) && self.queue.try_send(Arc::clone(event)).is_ok()
+    }
 }
 
 impl Watchers {
-    fn add(&mut self, prefix: Arc<str>, after: Revision, queue: mpsc::Sender<Arc<Event>>) -> u64 {
+    fn add(
+        &mut self,
+        prefix: Arc<str>,
+        after: Revision,
+        queue: mpsc::Sender<Arc<Event>>,
+        waiting: Arc<AtomicUsize>,
+    ) -> u64 {
         self.next_id += 1;
         let length = prefix.len();
         let watchers = self.by_prefix.entry(prefix).or_default();
         if watchers.is_empty() {
             *self.lengths.entry(length).or_default() += 1;
         }
-        watchers.push(Watcher { id: self.next_id, after, queue });
+        watchers.push(Watcher { id: self.next_id, after, queue, waiting });
         self.next_id
     }
 
@@ -306,13 +326,13 @@ impl Watchers {
         }
     }
 
-    fn publish(&mut self, event: &Arc<Event>) {
+    fn publish(&mut self, event: &Arc<Event>, limits: &Limits) {
         let mut emptied = Vec::new();
         for &length in self.lengths.keys() {
             let Some(prefix) = event.key.get(..length) else { continue };
             let Some(watchers) = self.by_prefix.get_mut(prefix) else { continue };
             // A full queue means a watcher that does not read: it ends, and lists again if it still lives.
-            watchers.retain(|w| event.revision <= w.after || w.queue.try_send(Arc::clone(event)).is_ok());
+            watchers.retain(|w| event.revision <= w.after || w.send(event, limits));
             if watchers.is_empty() {
                 emptied.push(prefix);
             }
@@ -329,6 +349,7 @@ struct SpaceWatch {
     id: u64,
     backlog: VecDeque<Arc<Event>>,
     queue: mpsc::Receiver<Arc<Event>>,
+    waiting: Arc<AtomicUsize>,
     /// The revision of the event returned last.
     reached: Revision,
 }
@@ -338,7 +359,11 @@ impl Watch for SpaceWatch {
     async fn next(&mut self) -> Option<Arc<Event>> {
         let event = match self.backlog.pop_front() {
             Some(event) => event,
-            None => self.queue.recv().await?,
+            None => {
+                let event = self.queue.recv().await?;
+                self.waiting.fetch_sub(weight(&event), Ordering::Relaxed);
+                event
+            }
         };
         self.reached = event.revision;
         Some(event)

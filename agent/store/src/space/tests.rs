@@ -222,3 +222,17 @@ fn watchers_that_are_gone_leave_nothing_behind() {
     let inner = space.read();
     assert!(inner.watchers.by_prefix.is_empty() && inner.watchers.lengths.is_empty());
 }
+
+#[test]
+fn a_watcher_that_does_not_read_keeps_few_bytes() {
+    let limits = Limits { events: 4, bytes: 64 << 10, queue: 4096 };
+    let space = Space::new(0, limits);
+    let (mut slow, mut quick) = (space.watch("/", 0).unwrap(), space.watch("/", 0).unwrap());
+    let large = "x".repeat(40 << 10);
+    for _ in 0..8 {
+        let revision = put(&space, "/a", &large);
+        assert_eq!(drain(&mut quick), [(revision, "/a".to_owned())], "whoever reads misses nothing");
+    }
+    assert_eq!(drain(&mut slow).len(), 1, "a large event is taken, the next no more");
+    assert!(matches!(slow.next().now_or_never(), Some(None)), "and the watch ends");
+}
