@@ -121,7 +121,29 @@ pub fn build<S: Borrow<Service>, E: Borrow<EndpointSlice>>(
             }
         }
     }
+    break_circles(config, &mut table);
     table
+}
+
+/// Takes out endpoints that would lead back here. An object may say anything, and one connection that is forwarded to
+/// this forwarder itself becomes as many as it may have.
+fn break_circles(config: &Config, table: &mut Table) {
+    let mut own: BTreeSet<Frontend> = table.keys().copied().collect();
+    for frontend in table.keys().filter(|f| f.address.ip().is_unspecified()) {
+        let local = config.node_ips.iter().copied().chain([Ipv4Addr::LOCALHOST.into()]);
+        own.extend(
+            local.map(|ip| Frontend { address: SocketAddr::new(ip, frontend.address.port()), ..*frontend }),
+        );
+    }
+    let in_services = |ip: IpAddr| matches!(ip, IpAddr::V4(ip) if config.service_cidr.contains(&ip));
+    for (frontend, backends) in table {
+        let leads_away = |endpoint: &SocketAddr| {
+            let there = Frontend { protocol: frontend.protocol, address: *endpoint };
+            // Services are answered on every node: another node's circle is no better.
+            !in_services(endpoint.ip()) && !own.contains(&there)
+        };
+        backends.endpoints.retain(leads_away);
+    }
 }
 
 fn of_service(

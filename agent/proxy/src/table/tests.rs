@@ -225,3 +225,30 @@ proptest! {
         prop_assert!(diff(&table, &wanted).is_empty());
     }
 }
+
+#[test]
+fn nothing_is_forwarded_in_a_circle() {
+    let looped = service(
+        "web",
+        json!({"clusterIP": "10.0.0.5", "externalIPs": ["192.168.1.7"], "type": "NodePort",
+               "ports": [{"port": 80, "nodePort": 30080}]}),
+    );
+    let ports = json!([{"name": "", "port": 80, "protocol": "TCP"}]);
+    // The service itself, another service, this node's external address; and one that is right.
+    let addresses = ["10.0.0.5", "10.0.0.9", "192.168.1.7", "192.168.1.8"];
+    let endpoints: Vec<Value> = addresses.iter().map(|a| json!({"addresses": [a]})).collect();
+    let expect = [
+        "Tcp 0.0.0.0:30080 -> 192.168.1.8:80",
+        "Tcp 10.0.0.5:80 -> 192.168.1.8:80",
+        "Tcp 192.168.1.7:80 -> 192.168.1.8:80",
+    ];
+    check(&[looped], &[slice("web", ports, json!(endpoints))], &expect);
+    // A node port leads to itself by every address of the node.
+    let node_port = service(
+        "web",
+        json!({"clusterIP": "10.0.0.5", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]}),
+    );
+    let back = json!([{"addresses": ["192.168.1.7"]}]);
+    let expect = ["Tcp 0.0.0.0:30080 ->", "Tcp 10.0.0.5:80 ->"];
+    check(&[node_port], &[slice("web", tcp(30080), back)], &expect);
+}
