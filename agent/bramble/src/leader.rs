@@ -52,13 +52,18 @@ impl Leader {
             tracing::info!("this node leads");
             let term = shutdown.child_token();
             let mut tasks = self.start(&term);
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                _ = leading.wait_for(|l| !*l) => {}
-            }
-            tracing::info!("this node no longer leads");
+            let broken = tokio::select! {
+                () = shutdown.cancelled() => false,
+                _ = leading.wait_for(|l| !*l) => false,
+                broken = broken(&mut tasks) => broken,
+            };
             term.cancel();
             while tasks.join_next().await.is_some() {}
+            if broken {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            tracing::info!("this node no longer leads");
             self.volatile.reset();
         }
     }
@@ -89,11 +94,12 @@ impl Leader {
         };
         let controllers = controllers::run(config, client.clone(), cancel.clone());
         let scheduler = scheduler::run(scheduler::Config::default(), client, cancel);
-        let (controllers, scheduler) = tokio::join!(controllers, scheduler);
-        let errors = [controllers.err().map(|e| e.to_string()), scheduler.err().map(|e| e.to_string())];
-        for error in errors.into_iter().flatten() {
-            tracing::error!(error, "a control loop ended");
-        }
+        // Neither ends by itself, and a cluster with only one of them is worse than a pause of both.
+        let (which, error) = tokio::select! {
+            ended = controllers => ("controllers", ended.err().map(|e| e.to_string())),
+            ended = scheduler => ("scheduler", ended.err().map(|e| e.to_string())),
+        };
+        tracing::error!(which, error, "a control loop ended");
     }
 
     /// Keeps the right members voting: looks whenever Raft, the member list or a heartbeat has news.
@@ -143,6 +149,15 @@ impl Leader {
             candidates: candidates.collect(),
         }
     }
+}
+
+/// Resolves when one of a term's tasks ended or panicked, which none does while the term lasts: a leader without
+/// controllers must not go on as if nothing were wrong.
+async fn broken(tasks: &mut JoinSet<()>) -> bool {
+    let ended = tasks.join_next().await;
+    let error = ended.and_then(Result::err).map(|e| e.to_string());
+    tracing::error!(error, "a part of the leader ended; starting all of them again");
+    true
 }
 
 /// Runs a future until it ends or the term does.

@@ -92,10 +92,15 @@ impl Runner {
                     }
                     batch.drain(..).for_each(|change| self.take_in(change));
                 }
-                Some(done) = self.working.join_next() => {
-                    if let Ok(done) = done {
-                        self.finish(done);
-                    }
+                Some(done) = self.working.join_next() => match done {
+                    Ok(done) => self.finish(done),
+                    // Its key would count as being worked on for ever.
+                    Err(error) => return tracing::error!(%error, "a write broke off"),
+                },
+                // None ends by itself: without one of the watches the world would be old without knowing it.
+                Some(ended) = tasks.join_next() => {
+                    let error = ended.err().map(|e| e.to_string());
+                    return tracing::error!(error, "a watch ended");
                 }
                 () = tokio::time::sleep_until(due) => {}
             }

@@ -66,12 +66,14 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Something that runs for ever did not.
+    #[error("a task ended{0}")]
+    Ended(String),
 }
 
-/// Answers until `shutdown`.
+/// Answers until `shutdown`; an error when something broke, and it may be started again.
 pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
     let domain = zone::parse_domain(&config.domain).ok_or_else(|| Error::Domain(config.domain.clone()))?;
     let server = server::Server::bind(&config, domain)?;
-    server.run(client, shutdown).await;
-    Ok(())
+    server.run(client, shutdown).await
 }

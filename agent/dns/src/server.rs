@@ -91,8 +91,9 @@ impl Server {
         Ok(Self { udp, tcp, shared, zone: sender })
     }
 
-    /// Answers until `shutdown`.
-    pub(crate) async fn run(self, client: Client, shutdown: CancellationToken) {
+    /// Answers until `shutdown`, or until a task ends, which none does by itself: a node without one of them would
+    /// answer nothing, or what was true once.
+    pub(crate) async fn run(self, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
         let mut tasks = JoinSet::new();
         for socket in self.udp {
             tasks.spawn(serve_udp(Arc::new(socket), self.shared.clone()));
@@ -102,7 +103,12 @@ impl Server {
         }
         tasks.spawn(keep(self.shared.origin.clone(), client, self.zone));
         // Dropping the set ends every task with us.
-        shutdown.cancelled().await;
+        tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            ended = tasks.join_next() => {
+                Err(Error::Ended(ended.and_then(Result::err).map_or_else(String::new, |e| format!(": {e}"))))
+            }
+        }
     }
 }
 
