@@ -1,6 +1,7 @@
 //! What a node keeps about itself on disk, besides the store's own files.
 
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,6 +10,7 @@ use cluster::join::ClusterSettings;
 use cluster::ledger;
 use cluster::members::Member;
 use cluster::pki::Pair;
+use rustix::mount::UnmountFlags;
 use serde::{Deserialize, Serialize};
 
 /// `node.json`: this node belongs to a cluster. Written last when joining, removed first when leaving.
@@ -112,10 +114,37 @@ impl Files {
         }
         for name in ["raft", "pki", "pods", "network"] {
             let folder = self.root.join(name);
+            unmount_below(&folder).with_context(|| folder.display().to_string())?;
             absent(std::fs::remove_dir_all(&folder)).with_context(|| folder.display().to_string())?;
         }
         Ok(())
     }
+}
+
+/// Takes off what is mounted below a folder: volumes in memory, and folders of the host that pods were given parts of.
+/// Were the folder removed before, the host's files would go with it.
+fn unmount_below(folder: &Path) -> std::io::Result<()> {
+    let Ok(folder) = folder.canonicalize() else { return Ok(()) };
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
+    // Later mounts may lie on earlier ones.
+    for place in table.lines().rev().filter_map(mount_point).filter(|place| place.starts_with(&folder)) {
+        rustix::mount::unmount(&place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+    }
+    Ok(())
+}
+
+/// The fifth word of a line (proc_pid_mountinfo(5)); blanks and the like are written as a backslash and octal digits.
+fn mount_point(line: &str) -> Option<PathBuf> {
+    let word = line.split(' ').nth(4)?.as_bytes();
+    let mut path = Vec::with_capacity(word.len());
+    let mut at = 0;
+    while let Some(byte) = word.get(at) {
+        let escaped = (*byte == b'\\').then(|| word.get(at + 1..at + 4)).flatten();
+        let code = escaped.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        path.push(code.unwrap_or(*byte));
+        at += if code.is_some() { 4 } else { 1 };
+    }
+    Some(PathBuf::from(std::ffi::OsString::from_vec(path)))
 }
 
 fn absent(result: std::io::Result<()>) -> std::io::Result<()> {
@@ -138,4 +167,48 @@ pub fn kubeconfig(server: &str, ca: &str, client: &Pair) -> String {
         b64(&client.certificate),
         b64(&client.key)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+    use rustix::thread::UnshareFlags;
+
+    /// Runs in a mount namespace of its own, so that nothing is left behind whatever happens.
+    fn apart(test: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::spawn(|| {
+            // SAFETY: NEWNS does not touch descriptors, and only this thread is moved.
+            #[allow(unsafe_code)]
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }.unwrap();
+            mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).unwrap();
+            test();
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn what_pods_saw_of_the_host_outlives_the_cluster() {
+        apart(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let (root, host) = (dir.path().join("with blank"), dir.path().join("host"));
+            let seen = root.join("pods/uid/subpaths/web-0");
+            std::fs::create_dir_all(&seen).unwrap();
+            std::fs::create_dir(&host).unwrap();
+            std::fs::write(host.join("precious"), "").unwrap();
+            // Twice, one on the other.
+            mount_bind(&host, &seen).unwrap();
+            mount_bind(&host, &seen).unwrap();
+            Files::new(&root).wipe().unwrap();
+            assert!(host.join("precious").exists());
+            assert!(!root.join("pods").exists());
+        });
+    }
+
+    #[test]
+    fn mount_points_are_read() {
+        let line = r"36 35 98:0 /mnt1 /mnt\0402\134 rw,noatime master:1 - ext3 /dev/root rw";
+        assert_eq!(mount_point(line), Some(PathBuf::from(r"/mnt 2\")));
+        assert_eq!(mount_point("36 35"), None);
+    }
 }

@@ -285,7 +285,7 @@ pub fn sub_path(volume: &Path, sub: &str, pin: &Path, mounts: bool) -> Result<Pa
     let pinned = (|| -> io::Result<()> {
         let is_dir =
             rustix::fs::fstat(&reached).map(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_dir())?;
-        unmount(pin);
+        unmount(pin)?;
         if is_dir {
             fs::create_dir_all(pin)?;
         } else {
@@ -315,9 +315,19 @@ fn walk(volume: &Path, sub: &Path) -> io::Result<OwnedFd> {
     Ok(at)
 }
 
-fn unmount(path: &Path) {
-    // Not being a mount point is the usual case.
-    let _ = rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+/// Unmounts all that is mounted at a path. What cannot be is an error: it may be the host's, and must not be removed
+/// with the pod's folder.
+fn unmount(path: &Path) -> io::Result<()> {
+    loop {
+        match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            // Not being a mount point is the usual case. Who may not unmount has not mounted either.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT | rustix::io::Errno::PERM) => {
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Takes a pod's mounts and volumes away; hostPath volumes are not below its folder and so stay.
@@ -330,7 +340,7 @@ pub fn unmake(dir: &PodDir) -> io::Result<()> {
             Err(error) => return Err(error),
         };
         for entry in entries {
-            unmount(&entry?.path());
+            unmount(&entry?.path())?;
         }
         fs::remove_dir_all(&below)?;
     }
