@@ -61,34 +61,50 @@ fn a_forgotten_node_leaves() {
     assert!(lab.ok(1, "kubectl get nodes").contains("node2"), "the newer one is still a member");
 }
 
-/// DHCP gives two of three nodes new addresses at once, the leader among them: the cluster heals by itself.
+/// DHCP gives nodes new addresses: first two of three at once, the leader among them, then all of them. The cluster
+/// heals by itself, and answers for `bramble.local`.
 #[test]
 fn nodes_that_move_stay_the_same_nodes() {
     let lab = Lab::up("moves", "--nodes 3");
     lab.three_vote(1);
     lab.share_kubeconfig(3);
     lab.ok(1, "kubectl create configmap before");
-    let (one, two) = (lab.address(1), lab.address(2));
-    let moved = |old: &str, last: u8| {
-        let network = old.rsplit_once('.').map(|(network, _)| network).unwrap();
-        format!("{network}.{last}")
-    };
-    let (new_one, new_two) = (moved(&one, 202), moved(&two, 201));
-    for (node, new) in [(1, &new_one), (2, &new_two)] {
+    moved(&lab, &[(1, 202), (2, 201)]);
+    lab.ok(1, "kubectl get configmap before && kubectl create configmap between");
+    moved(&lab, &[(1, 32), (2, 31), (3, 30)]);
+    lab.ok(1, "kubectl get configmap before between && kubectl create configmap after");
+    assert!(lab.ok(2, "kube-config info").contains("role: worker"));
+    let ask = r#"python3 - NODE <<'E'
+import socket, struct, sys
+p = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); p.connect((sys.argv[1], 9))
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(2)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(p.getsockname()[0]))
+q = struct.pack('>6H', 7, 0, 1, 0, 0, 0) + b'\x07bramble\x05local\x00' + struct.pack('>2H', 1, 1)
+s.sendto(q, ('224.0.0.251', 5353))
+print(sorted(socket.inet_ntoa(s.recv(512)[-4:]) for _ in range(3)))
+E"#;
+    let said = lab.ok("lan", &ask.replace("NODE", &lab.address(1)));
+    for node in 1..=3 {
+        assert!(said.contains(&lab.address(node)), "node {node} does not answer for bramble.local: {said}");
+    }
+}
+
+/// Gives nodes new addresses, all at the same time, and waits until the cluster has got over it.
+fn moved(lab: &Lab, nodes: &[(usize, u8)]) {
+    let mut new = Vec::new();
+    for (node, last) in nodes {
+        let old = lab.address(*node);
+        let address = format!("{}.{last}", old.rsplit_once('.').expect("an IPv4 address").0);
         let line = format!(
             "set -e; route=$(ip -4 route show default); prefix=$(ip -4 -o addr show eth0 | sed 's,.*/\\([0-9]*\\) .*,\\1,'); \
-             ip addr flush dev eth0; ip addr add {new}/$prefix dev eth0; [ -z \"$route\" ] || ip route add $route"
+             ip addr flush dev eth0; ip addr add {address}/$prefix dev eth0; [ -z \"$route\" ] || ip route add $route"
         );
-        lab.ok(node, &line);
+        lab.ok(*node, &line);
+        new.push(address);
     }
-    for new in [&new_one, &new_two] {
-        lab.says(3, "kubectl --request-timeout=5s get nodes -o wide 2>&1 || true", new, 30);
-    }
-    lab.until("all are ready", 60, |lab| {
-        let said = lab.types(1, "kubectl --request-timeout=5s get nodes --no-headers");
-        (said.out.matches(" Ready ").count() == 3).then_some(())
+    lab.until("the Node objects have the new addresses", 60, |lab| {
+        let said = lab.types(3, "kubectl --request-timeout=5s get nodes -o wide");
+        let ready = said.out.matches(" Ready ").count() == 3;
+        (ready && new.iter().all(|address| said.out.contains(address))).then_some(())
     });
-    lab.ok(1, "kubectl get configmap before && kubectl create configmap after");
-    let said = lab.ok(2, "kube-config info");
-    assert!(said.contains("role: worker"), "{said}");
 }

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::address;
 use crate::admin::{self, Say};
+use crate::clock;
 use crate::config::Config;
 use crate::gate;
 use crate::joiner::Channel;
@@ -298,6 +299,7 @@ impl Agent {
             vote: !ask.no_vote,
         };
         let welcome = channel.join(&token, &request).await?;
+        clock::take(welcome.now);
         let running = match self.settle(welcome, key, ports).await {
             Ok(running) => running,
             Err(error) => {

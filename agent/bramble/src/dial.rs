@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::members::Member;
@@ -13,7 +14,7 @@ use futures::StreamExt;
 use store::{Status, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::roster::Roster;
@@ -114,12 +115,14 @@ pub struct Dialer {
     pub roster: Roster,
     /// What Raft says on this node.
     pub status: watch::Receiver<Status>,
+    /// Told when no member was found that knows a leader.
+    pub lost: Arc<Notify>,
 }
 
 impl Dialer {
     /// For the node that this store belongs to.
     pub fn new(me: u64, roster: Roster, store: &Store) -> Self {
-        Self { me, roster, status: store.status() }
+        Self { me, roster, status: store.status(), lost: Arc::default() }
     }
 
     /// The leader as Raft knows it here.
@@ -141,7 +144,7 @@ impl Dialer {
         let me = self.me;
         let elected = async move { status.wait_for(|s| s.leader.is_some_and(|id| id != me)).await.map(drop) };
         tokio::select! {
-            relayed = self.relayed() => relayed,
+            relayed = self.relayed() => relayed.inspect_err(|_| self.lost.notify_one()),
             _ = elected => {
                 let leader = self.known_leader();
                 let leader = leader.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the leader is no member"))?;

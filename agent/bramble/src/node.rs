@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::client::{self, NodeClient};
 use crate::config::Config;
 use crate::dial::Dialer;
+use crate::finder::Finder;
 use crate::front::Front;
 use crate::gate::{self, Gate};
 use crate::health::Health;
@@ -88,7 +89,7 @@ impl Running {
         let roster = Roster::new(state.members.clone());
 
         let peer_tls = pki::client(&ca, &pair, &[pki::ALPN_RAFT])?;
-        let peers = Peers::new(roster.clone(), peer_tls, shutdown.clone());
+        let peers = Peers::new(roster.clone(), peer_tls.clone(), shutdown.clone());
         let store_config = store::Config::new(files.raft(), state.member.id);
         let store = Store::open(store_config, Arc::new(Transport(peers.clone()))).await;
         let store = store.context("the cluster's state on this node cannot be opened")?;
@@ -132,6 +133,13 @@ impl Running {
             clients: pki::server(&ca, certificate.clone(), false, &[b"h2", b"http/1.1"])?,
             peers: pki::server(&ca, Certificate::fixed(&pair)?, true, &[pki::ALPN_RAFT])?,
         });
+        let finder = Finder {
+            me: state.member.clone(),
+            roster: roster.clone(),
+            status: store.status(),
+            lost: dialer.lost.clone(),
+            tls: peer_tls,
+        };
         let client = NodeClient::new(
             api.clone(),
             client::node(&state.member.name),
@@ -144,6 +152,10 @@ impl Running {
         spawn.task(roster.clone().follow(kv.clone()));
         spawn.task(certificate.follow(kv, roster.clone(), state.settings.clone(), pair.key.clone()));
         spawn.task(keep_members(files.clone(), roster.clone()));
+        if let Some(IpAddr::V4(address)) = state.member.addresses.first().copied() {
+            spawn.task(dns::mdns::answer(address));
+            spawn.task(finder.run(address));
+        }
         spawn.task(announce(client.clone(), store.clone(), roster.clone(), state.member.clone()));
         tasks.spawn(front.run(ports.api, shutdown.clone()));
         let leader = Leader {

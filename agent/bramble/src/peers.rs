@@ -131,7 +131,7 @@ impl store::Transport for Transport {
 }
 
 /// A peer is its key: the certificate must be that of the member we mean.
-fn verify(member: &Member, chain: Option<&[rustls::pki_types::CertificateDer<'_>]>) -> Result<()> {
+pub fn verify(member: &Member, chain: Option<&[rustls::pki_types::CertificateDer<'_>]>) -> Result<()> {
     let subject = pki::Subject::of(chain.and_then(|c| c.first()).context("no certificate")?)?;
     ensure!(subject.key == member.key, "{} has another key than the member of that name", member.name);
     Ok(())

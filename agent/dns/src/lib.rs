@@ -8,10 +8,13 @@
 //! Each node answers for itself on the same address, so a query never crosses the network to be answered. Until
 //! services have been listed once, names of the cluster are answered with SERVFAIL, never with "does not exist".
 //!
+//! [`mdns`] answers for `bramble.local` on the nodes' own network.
+//!
 //! Nothing is kept on disk: after power loss the zone is learnt anew by listing.
 
 mod cache;
 mod forward;
+pub mod mdns;
 mod message;
 mod resolver;
 mod server;
