@@ -37,6 +37,8 @@ use disk::Card;
 use watchdog::Watchdog;
 
 const SYSTEMD: &str = "/usr/lib/systemd/systemd";
+/// Tells the system that it is on trial.
+const TRIAL: &str = "/run/bramble-trial";
 /// Time to read the last words on the screen.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
@@ -103,6 +105,8 @@ fn decide(card: &Card, booted: Option<Slot>) -> Result<(Slot, Watchdog)> {
         Then::Boot { watchdog: false } => Ok((running, Watchdog::default())),
         Then::Boot { watchdog: true } => {
             log::say(&format!("slot {running} is on trial"));
+            // bramble-commit.service keeps it once the agent is healthy.
+            fs::write(TRIAL, "").context(TRIAL)?;
             Ok((running, Watchdog::start()))
         }
         Then::Repair(good) => {
