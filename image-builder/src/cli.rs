@@ -1,5 +1,6 @@
 //! The command line's verbs.
 
+use crate::bake::Bake;
 use crate::cache::Cache;
 use crate::lock::Lock;
 use crate::locking::{self, Order};
@@ -7,6 +8,7 @@ use crate::net::Client;
 use crate::project::{LoadedBoard, Project};
 use crate::release::Keyring;
 use crate::schema::Arch;
+use crate::system::Given;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{HumanBytes, MultiProgress};
@@ -29,6 +31,10 @@ enum Verb {
     Lock(LockArgs),
     /// Fetches the locked packages into the cache.
     Fetch(FetchArgs),
+    /// Makes the card's image from fetched packages.
+    Bake(BakeArgs),
+    /// Prints the crate patches that the recipes ask for, one a line: crate, version, patch file.
+    Patches(Inputs),
 }
 
 /// What nearly every verb takes.
@@ -64,6 +70,27 @@ struct LockArgs {
 struct FetchArgs {
     #[command(flatten)]
     inputs: Inputs,
+}
+
+#[derive(Debug, Args)]
+struct BakeArgs {
+    #[command(flatten)]
+    inputs: Inputs,
+    /// The agent, built for the board.
+    #[arg(long, value_name = "FILE")]
+    agent: PathBuf,
+    /// /init of the initramfs, built for the board, static.
+    #[arg(long, value_name = "FILE")]
+    init: PathBuf,
+    /// The image's version.
+    #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
+    image_version: String,
+    /// The time that all files bear, seconds since 1970. Without it: when the locked Debian release was made.
+    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
+    epoch: Option<u32>,
+    /// Folder for the results.
+    #[arg(long, value_name = "FOLDER", default_value = "out")]
+    out: PathBuf,
 }
 
 impl Inputs {
@@ -127,6 +154,8 @@ impl Cli {
             Verb::Check(inputs) => check(&inputs),
             Verb::Lock(args) => lock(&args),
             Verb::Fetch(args) => fetch(&args),
+            Verb::Bake(args) => bake(&args),
+            Verb::Patches(inputs) => patches(&inputs),
         }
     }
 }
@@ -209,5 +238,55 @@ fn fetch(args: &FetchArgs) -> Result<()> {
     let debs: Vec<_> = lock.debs_of(&board.name).collect();
     let fetched = cache.fetch(&Client::default(), &debs, &MultiProgress::new())?;
     println!("{}: {} packages, {fetched} fetched", board.name, debs.len());
+    Ok(())
+}
+
+fn bake(args: &BakeArgs) -> Result<()> {
+    let (project, board) = args.inputs.open()?;
+    let lock = args.inputs.read_lock(&project, &board)?;
+    let cache = args.inputs.open_cache()?;
+    let progress = MultiProgress::new();
+    let debs: Vec<_> = lock.debs_of(&board.name).collect();
+    cache.fetch(&Client::default(), &debs, &progress)?;
+    let version = args.image_version.clone();
+    crate::schema::plain_path(&version).map_err(anyhow::Error::msg).context("--image-version")?;
+    let epoch = args.epoch.map_or_else(|| lock_time(&lock), Ok)?;
+    let given = Given { version, epoch, agent: Some(args.agent.clone()) };
+    let crates = match args.inputs.root.join("Cargo.lock").exists() {
+        true => crate::sbom::crates(&args.inputs.root, &board.board.target)?,
+        false => Vec::new(),
+    };
+    let bake = Bake {
+        project: &project,
+        board: &board,
+        lock: &lock,
+        cache: &cache,
+        given: &given,
+        init: &args.init,
+        crates: &crates,
+        out: &args.out,
+        progress: &progress,
+    };
+    for (path, size) in bake.run()?.files {
+        println!("{:>12}  {}", HumanBytes(size).to_string(), path.display());
+    }
+    Ok(())
+}
+
+/// When the newest of the locked releases was made.
+fn lock_time(lock: &Lock) -> Result<u32> {
+    let dates = lock.release.iter().map(|r| r.date.parse::<jiff::Timestamp>());
+    let newest =
+        dates.collect::<Result<Vec<_>, _>>()?.into_iter().max().context("the lock names no release")?;
+    Ok(u32::try_from(newest.as_second())?)
+}
+
+fn patches(inputs: &Inputs) -> Result<()> {
+    let (project, board) = inputs.open()?;
+    for recipe in project.recipes(&board) {
+        for patch in &recipe.recipe.patches {
+            println!("{} {} {}", patch.krate, patch.version, recipe.source(&patch.source)?.display());
+        }
+    }
     Ok(())
 }

@@ -3,21 +3,38 @@
 //! Everything runs as an ordinary user: no root, no loop devices, no maintainer scripts, no emulation. The same inputs
 //! give the same bytes.
 //!
-//! How data flows: `schema` reads what people wrote. `lock` is made by `locking`, which trusts Debian's signature
-//! (`release`) and, by hash, what hangs below it (`control`), and picks packages (`resolve`, `version`). `cache` fetches
-//! what is locked.
+//! How data flows: `schema` reads what people wrote, `project` puts it together. `locking` makes the `lock`: it trusts
+//! Debian's signature (`release`) and, by hash, what hangs below it (`control`), and picks packages (`resolve`,
+//! `version`). `cache` fetches what is locked. `bake` runs the rest: `deb` unpacks into a `tree`; `system` applies the
+//! recipes and does what maintainer scripts would have done (`users`, `units`, `kernel`); `initramfs`, `boot`,
+//! `squashfs`, `fat` and `ext4` make the file systems, `card` the image, `sbom` the bill of materials.
 
+pub mod bake;
+pub mod boot;
 pub mod cache;
+pub mod card;
 pub mod cli;
 pub mod control;
+pub mod deb;
+pub mod ext4;
+pub mod fat;
 pub mod hash;
+pub mod initramfs;
+pub mod kernel;
 pub mod lock;
 pub mod locking;
 pub mod net;
 pub mod project;
 pub mod release;
 pub mod resolve;
+pub mod sbom;
 pub mod schema;
+pub mod squashfs;
+pub mod system;
 #[cfg(test)]
 mod testing;
+pub mod tools;
+pub mod tree;
+pub mod units;
+pub mod users;
 pub mod version;

@@ -44,7 +44,10 @@ pub fn make_lock(client: &Client, order: &Order<'_>, note: &mut dyn FnMut(String
     for source in &order.suite.sources {
         match read_source(client, order, source, note) {
             Ok((release, packages)) => {
-                origin.extend(packages.iter().map(|p| (p.sha256.clone(), source.uri.get_ref().clone())));
+                for package in &packages {
+                    // As with equal versions in the pool, the first archive that has the file is the one to ask.
+                    origin.entry(package.sha256.clone()).or_insert_with(|| source.uri.get_ref().clone());
+                }
                 pool.add(packages);
                 releases.push(release);
             }

@@ -197,7 +197,7 @@ impl LoadedRecipe {
         for file in &recipe.boot_files {
             self.check_file(file, plain_path)?;
         }
-        for directory in &recipe.directories {
+        for directory in recipe.directories.iter().chain(&recipe.permissions) {
             self.check_directory(directory, image_path)?;
         }
         for directory in &recipe.data_directories {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use pgp::composed::{CleartextSignedMessage, Deserializable, SignedPublicKey};
 use pgp::packet::Signature;
-use pgp::types::KeyDetails;
+use pgp::types::{KeyDetails, Tag};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -64,20 +64,23 @@ fn signature_expired(signature: &Signature, now: Timestamp) -> bool {
     lifetime != 0 && created + lifetime < now.as_second()
 }
 
-/// Neither revoked nor past its time, by what its own self-signatures say.
+/// Neither revoked nor past its time, by what its own newest self-signature says. Others' signatures on it, which a
+/// keyring is full of, do not count.
 fn usable(certificate: &SignedPublicKey, now: Timestamp) -> bool {
     let primary = &certificate.primary_key;
-    if !certificate.details.revocation_signatures.is_empty()
-        || certificate.details.verify_bindings(primary).is_err()
-    {
+    let details = &certificate.details;
+    if details.revocation_signatures.iter().any(|s| s.verify_key(primary).is_ok()) {
         return false;
     }
-    let users = certificate.details.users.iter().flat_map(|user| &user.signatures);
-    let own = users.chain(&certificate.details.direct_signatures);
-    let newest = own
-        .filter(|s| s.issuer_key_id().iter().any(|id| **id == primary.legacy_key_id()))
-        .max_by_key(|s| s.created().map(|t| t.as_secs()));
-    let lifetime = newest.and_then(|s| s.key_expiration_time()).map_or(0, |d| i64::from(d.as_secs()));
+    let by_user = details.users.iter().flat_map(|user| {
+        let own = |s: &&Signature| s.verify_certification(primary, Tag::UserId, &user.id).is_ok();
+        user.signatures.iter().filter(own)
+    });
+    let direct = details.direct_signatures.iter().filter(|s| s.verify_key(primary).is_ok());
+    let Some(newest) = by_user.chain(direct).max_by_key(|s| s.created().map(|t| t.as_secs())) else {
+        return false;
+    };
+    let lifetime = newest.key_expiration_time().map_or(0, |d| i64::from(d.as_secs()));
     lifetime == 0 || i64::from(primary.created_at().as_secs()) + lifetime > now.as_second()
 }
 

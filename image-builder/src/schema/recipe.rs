@@ -70,6 +70,10 @@ pub struct Recipe {
     /// Folders, or the owner and mode of ones that packages bring.
     #[serde(default)]
     pub directories: Vec<DirectoryEntry>,
+    /// Owner and mode of files that packages bring: what is left out stays as it was. The
+    /// file must be there.
+    #[serde(default)]
+    pub permissions: Vec<DirectoryEntry>,
     /// Symbolic links; a file already there is replaced.
     #[serde(default)]
     pub symlinks: Vec<SymlinkEntry>,

@@ -1,0 +1,197 @@
+//! The kernel's files in a tree: which version, which modules are kept, and in which order an initramfs loads them.
+
+use crate::deb::decompress;
+use crate::tree::{Kind, Node, Tree};
+use anyhow::{Context, Result, bail};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::path::Path;
+use std::process::Command;
+
+const MODULES: &str = "usr/lib/modules";
+const MAX_MODULE: u64 = 64 * 1024 * 1024;
+
+/// The modules of one kernel.
+#[derive(Debug)]
+pub struct Modules {
+    /// `6.12.48+deb13-arm64`.
+    pub version: String,
+    /// Module name (with `_`, never `-`) to its file's path below the version's folder.
+    files: BTreeMap<String, String>,
+    /// File to the files that must be loaded before it, nearest last.
+    needs: BTreeMap<String, Vec<String>>,
+    builtin: BTreeSet<String>,
+}
+
+/// Why a keep-list is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the kernel has no module {0:?}, nor is it built in")]
+pub struct Unknown(String);
+
+impl Modules {
+    /// Reads the one kernel of a tree, where it has one.
+    pub fn of(tree: &Tree) -> Result<Option<Self>> {
+        let versions: BTreeSet<&str> =
+            tree.below(MODULES).filter_map(|(p, _)| p[MODULES.len() + 1..].split('/').next()).collect();
+        let version = match versions.into_iter().collect::<Vec<_>>()[..] {
+            [version] => version.to_owned(),
+            [] => return Ok(None),
+            ref many => bail!("more than one kernel is in the image: {}", many.join(", ")),
+        };
+        let folder = format!("{MODULES}/{version}");
+        let dependencies = depmod(tree, &version)?;
+        let dep = dependencies.get("modules.dep").context("depmod made no modules.dep")?;
+        let builtin = tree.read(&format!("{folder}/modules.builtin")).unwrap_or_default();
+        Self::parse(version, std::str::from_utf8(dep)?, std::str::from_utf8(builtin)?).map(Some)
+    }
+
+    fn parse(version: String, dep: &str, builtin: &str) -> Result<Self> {
+        let (mut files, mut needs) = (BTreeMap::new(), BTreeMap::new());
+        for line in dep.lines() {
+            let (file, needed) = line.split_once(':').with_context(|| format!("modules.dep: {line:?}"))?;
+            files.insert(module_name(file), file.to_owned());
+            needs.insert(file.to_owned(), needed.split_whitespace().rev().map(str::to_owned).collect());
+        }
+        let builtin = builtin.lines().map(module_name).collect();
+        Ok(Self { version, files, needs, builtin })
+    }
+
+    /// Files of the modules that a name or a glob means, without what they need. None for what is built in.
+    pub fn find(&self, wanted: &str) -> Result<Vec<&str>, Unknown> {
+        if wanted.contains(['*', '?', '/', '[']) {
+            let pattern = format!("kernel/{}", wanted.trim_start_matches('/'));
+            let unknown = || Unknown(wanted.to_owned());
+            let glob =
+                globset::GlobBuilder::new(&pattern).literal_separator(true).build().map_err(|_| unknown())?;
+            let matcher = glob.compile_matcher();
+            let found: Vec<&str> =
+                self.files.values().map(String::as_str).filter(|f| matcher.is_match(f)).collect();
+            return if found.is_empty() { Err(unknown()) } else { Ok(found) };
+        }
+        let name = wanted.replace('-', "_");
+        match self.files.get(&name) {
+            Some(file) => Ok(vec![file]),
+            None if self.builtin.contains(&name) => Ok(Vec::new()),
+            None => Err(Unknown(wanted.to_owned())),
+        }
+    }
+
+    /// Those files with all that they need, each after what it needs, each once.
+    pub fn load_order<'a>(&'a self, files: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+        let mut order: Vec<&str> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for file in files {
+            let needed = self.needs.get(file).into_iter().flatten().map(String::as_str);
+            order.extend(needed.chain([file]).filter(|f| seen.insert(*f)));
+        }
+        order
+    }
+
+    /// Where a module's file is in the tree.
+    pub fn path(&self, file: &str) -> String {
+        format!("{MODULES}/{}/{file}", self.version)
+    }
+
+    /// Drops every module but these, and lays the indexes that modprobe reads.
+    pub fn keep(&self, tree: &mut Tree, kept: &BTreeSet<&str>) -> Result<()> {
+        let kernel = self.path("kernel/");
+        let folder = self.path("");
+        tree.retain(|path, node| {
+            !path.starts_with(&kernel)
+                || node.kind == Kind::Directory && kept_below(path, &folder, kept)
+                || kept.contains(&path[folder.len()..])
+        });
+        for (name, bytes) in depmod(tree, &self.version)? {
+            tree.insert(&self.path(&name), Node::file(bytes, 0o644))?;
+        }
+        Ok(())
+    }
+}
+
+fn kept_below(path: &str, folder: &str, kept: &BTreeSet<&str>) -> bool {
+    let prefix = format!("{}/", &path[folder.len()..]);
+    kept.range(&*prefix..).next().is_some_and(|k| k.starts_with(&prefix))
+}
+
+/// `kernel/net/ipv4/ip-tunnel.ko.xz` is the module `ip_tunnel`.
+fn module_name(file: &str) -> String {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    name.split(".ko").next().unwrap_or(name).replace('-', "_")
+}
+
+/// Bytes of a module, uncompressed.
+pub fn module_bytes(tree: &Tree, path: &str) -> Result<Vec<u8>> {
+    let packed = tree.read(path).with_context(|| format!("{path} is not in the image"))?;
+    let mut bytes = Vec::new();
+    decompress(path, packed)?.take(MAX_MODULE).read_to_end(&mut bytes).with_context(|| path.to_owned())?;
+    Ok(bytes)
+}
+
+/// Runs depmod(8) over a copy of the modules' folder. Gives the indexes it made, by name.
+fn depmod(tree: &Tree, version: &str) -> Result<BTreeMap<String, Vec<u8>>> {
+    let scratch = tempfile::tempdir()?;
+    let folder = format!("{MODULES}/{version}");
+    let base = scratch.path().join("lib/modules").join(version);
+    for (path, _) in tree.below(&folder) {
+        if let Some(bytes) = tree.read(path) {
+            let target = base.join(&path[folder.len() + 1..]);
+            std::fs::create_dir_all(target.parent().unwrap_or(&base))?;
+            std::fs::write(target, bytes)?;
+        }
+    }
+    let mut command = Command::new("depmod");
+    command.arg("-b").arg(scratch.path()).arg(version);
+    command.env("PATH", crate::tools::search_path());
+    crate::tools::run(&mut command, "kmod")?;
+    read_indexes(&base)
+}
+
+fn read_indexes(base: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut indexes = BTreeMap::new();
+    for entry in std::fs::read_dir(base)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("modules.") {
+            indexes.insert(name, std::fs::read(entry.path())?);
+        }
+    }
+    Ok(indexes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn modules() -> Modules {
+        let dep = "kernel/fs/ext4/ext4.ko.xz: kernel/fs/jbd2/jbd2.ko.xz kernel/lib/crc16.ko.xz\n\
+                   kernel/fs/jbd2/jbd2.ko.xz:\nkernel/lib/crc16.ko.xz:\nkernel/net/a/x-y.ko.xz: kernel/lib/crc16.ko.xz\n";
+        Modules::parse("6.12".into(), dep, "kernel/drivers/char/random.ko\n").unwrap()
+    }
+
+    #[test]
+    fn names_and_globs_are_found() {
+        let modules = modules();
+        assert_eq!(modules.find("ext4").unwrap(), ["kernel/fs/ext4/ext4.ko.xz"]);
+        assert_eq!(modules.find("x_y").unwrap(), modules.find("x-y").unwrap());
+        assert_eq!(modules.find("net/**").unwrap(), ["kernel/net/a/x-y.ko.xz"]);
+        assert!(modules.find("random").unwrap().is_empty());
+        for unknown in ["etx4", "sound/**", "net/*"] {
+            assert_eq!(modules.find(unknown), Err(Unknown(unknown.to_owned())));
+        }
+    }
+
+    #[test]
+    fn what_a_module_needs_is_loaded_before_it_once() {
+        let modules = modules();
+        let files = [modules.find("ext4").unwrap(), modules.find("x-y").unwrap()].concat();
+        assert_eq!(
+            modules.load_order(files),
+            [
+                "kernel/lib/crc16.ko.xz",
+                "kernel/fs/jbd2/jbd2.ko.xz",
+                "kernel/fs/ext4/ext4.ko.xz",
+                "kernel/net/a/x-y.ko.xz"
+            ]
+        );
+    }
+}
