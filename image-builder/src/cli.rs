@@ -33,6 +33,8 @@ enum Verb {
     Fetch(FetchArgs),
     /// Makes the card's image from fetched packages.
     Bake(BakeArgs),
+    /// Fetches a pinned list of packages and unpacks them into a folder: tools that need not be installed.
+    Unpack(UnpackArgs),
     /// Prints the crate patches that the recipes ask for, one a line: crate, version, patch file.
     Patches(Inputs),
 }
@@ -93,6 +95,18 @@ struct BakeArgs {
     out: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct UnpackArgs {
+    /// The list.
+    list: PathBuf,
+    /// The folder: replaced when it was unpacked from another list.
+    #[arg(long, value_name = "FOLDER")]
+    into: PathBuf,
+    /// Folder of fetched packages.
+    #[arg(long, value_name = "FOLDER")]
+    cache: Option<PathBuf>,
+}
+
 impl Inputs {
     /// Reads the inputs.
     pub fn open(&self) -> Result<(Project, LoadedBoard)> {
@@ -131,11 +145,15 @@ impl Inputs {
 
     /// The cache.
     pub fn open_cache(&self) -> Result<Cache> {
-        Cache::open(&match &self.cache {
-            Some(dir) => dir.clone(),
-            None => default_cache()?.join("debs"),
-        })
+        open_cache(self.cache.as_deref())
     }
+}
+
+fn open_cache(dir: Option<&Path>) -> Result<Cache> {
+    Cache::open(&match dir {
+        Some(dir) => dir.to_owned(),
+        None => default_cache()?.join("debs"),
+    })
 }
 
 /// `~/.cache/bramble`.
@@ -155,6 +173,7 @@ impl Cli {
             Verb::Lock(args) => lock(&args),
             Verb::Fetch(args) => fetch(&args),
             Verb::Bake(args) => bake(&args),
+            Verb::Unpack(args) => unpack(&args),
             Verb::Patches(inputs) => patches(&inputs),
         }
     }
@@ -279,6 +298,14 @@ fn lock_time(lock: &Lock) -> Result<u32> {
     let newest =
         dates.collect::<Result<Vec<_>, _>>()?.into_iter().max().context("the lock names no release")?;
     Ok(u32::try_from(newest.as_second())?)
+}
+
+fn unpack(args: &UnpackArgs) -> Result<()> {
+    let cache = open_cache(args.cache.as_deref())?;
+    if crate::toolchain::unpack(&args.list, &args.into, &cache, &MultiProgress::new())? {
+        println!("{}: unpacked", args.into.display());
+    }
+    Ok(())
 }
 
 fn patches(inputs: &Inputs) -> Result<()> {

@@ -33,6 +33,7 @@ pub mod squashfs;
 pub mod system;
 #[cfg(test)]
 mod testing;
+pub mod toolchain;
 pub mod tools;
 pub mod tree;
 pub mod units;

@@ -79,6 +79,7 @@ pub struct LockedDeb {
     /// Path below the archive.
     pub path: String,
     /// Boards that take it.
+    #[serde(default)]
     pub boards: BTreeSet<String>,
 }
 
@@ -188,6 +189,18 @@ impl Lock {
     pub fn size(&self) -> u64 {
         self.deb.iter().map(|d| d.size).sum()
     }
+}
+
+/// That no path leads elsewhere and each hash is one.
+pub fn check_debs(debs: &[LockedDeb]) -> Result<()> {
+    for deb in debs {
+        let name = deb.file_name();
+        let sound = [&deb.path, &name].iter().all(|p| crate::schema::plain_path(p).is_ok());
+        if !sound || name.contains('/') || !hash::is_sha256(&deb.sha256) {
+            bail!("{}: its path or hash is none", deb.name);
+        }
+    }
+    Ok(())
 }
 
 /// What a board asked for and got, each package with the archive that has it.

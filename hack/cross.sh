@@ -1,0 +1,88 @@
+# shellcheck shell=bash
+# Building the agent and /init for a board. Sourced by hack/image after hack/lib.sh; uses its `builder` and `layers`.
+# All that is built is in out/cross, all that is fetched in the cache.
+
+CROSS="$OUT/cross"
+CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/bramble"
+
+# Where cargo puts what is built for this machine.
+host_target_dir() { echo "${CARGO_TARGET_DIR:-$REPO/target}"; }
+
+# cross_program TARGET NAME
+cross_program() { echo "$CROSS/$1/image/$2"; }
+
+# gnu_name TARGET: what gcc and Debian's folders call it.
+gnu_name() {
+  case "$1" in
+    aarch64-unknown-linux-gnu) echo aarch64-linux-gnu ;;
+    armv7-unknown-linux-gnueabihf) echo arm-linux-gnueabihf ;;
+    *) die "$1: no cross compiler is known for it" "name it in hack/cross.sh" ;;
+  esac
+}
+
+# Sets cross_rustc to a compiler that has the target's standard library.
+choose_rustc() {
+  local target=$1 libdir root="$CACHE/rust"
+  libdir=$(rustc --print target-libdir --target "$target" 2>/dev/null || true)
+  if [ -n "$libdir" ] && compgen -G "$libdir/libstd-*.rlib" >/dev/null; then
+    cross_rustc=rustc
+    return
+  fi
+  if [ "$(uname -m)" = x86_64 ] && builder unpack image-builder/toolchain/rust.toml --into "$root"; then
+    cross_rustc="$root/rustc"
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=%s/usr/lib/x86_64-linux-gnu exec %s/usr/bin/rustc "$@"\n' "$root" "$root" \
+      >"$cross_rustc.new"
+    chmod 755 "$cross_rustc.new"
+    mv "$cross_rustc.new" "$cross_rustc"
+    return
+  fi
+  die "no Rust standard library for $target" "either: rustup target add $target
+  or, on x86_64: a network, for Debian's compiler (image-builder/toolchain/rust.toml), which is unpacked into $root"
+}
+
+# Sets patched to the crates that the board's recipes patch, as copies beside the build.
+patch_crates() {
+  local board=$1 name version file copy source
+  patched=()
+  while read -r name version file; do
+    copy="$CROSS/patched/$name-$version-$(sha256sum "$file" | cut -c1-12)"
+    if [ ! -d "$copy" ]; then
+      grep -A1 "^name = \"$name\"$" "$REPO/Cargo.lock" | grep -q "^version = \"$version\"$" ||
+        die "the patch $file is for $name $version, Cargo.lock has another" "make a patch for that one"
+      source=$(compgen -G "${CARGO_HOME:-$HOME/.cargo}/registry/src/*/$name-$version" | head -n 1)
+      [ -n "$source" ] || die "the source of $name $version is not there" "cargo fetch"
+      mkdir -p "$CROSS/patched"
+      rm -rf "$copy.new"
+      cp -r "$source" "$copy.new"
+      patch -s -p1 -d "$copy.new" <"$file" || die "$file does not fit $name $version"
+      mv "$copy.new" "$copy"
+    fi
+    patched+=("$copy")
+  done < <(builder patches "$board" "${layers[@]}")
+}
+
+# cross_build BOARD TARGET
+cross_build() {
+  local board=$1 target=$2 gnu upper under paths flags
+  gnu=$(gnu_name "$target")
+  command -v "$gnu-gcc" >/dev/null || die "$gnu-gcc is missing" "sudo hack/setup --image (Debian's package gcc-$gnu)"
+  choose_rustc "$target"
+  builder unpack image-builder/toolchain/sysroot.toml --into "$CACHE/sysroot"
+  run_cargo fetch -q --locked
+  patch_crates "$board"
+  paths=$(printf '"%s",' "${patched[@]}")
+  [ "${#patched[@]}" -gt 0 ] || paths=""
+  # No path of this machine is in what is built.
+  flags="--remap-path-prefix=$REPO=/bramble --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+  under=${target//-/_}
+  upper=$(echo "$under" | tr '[:lower:]' '[:upper:]')
+  cross_cargo() {
+    env RUSTC="$cross_rustc" CARGO_TARGET_DIR="$CROSS" RUSTFLAGS="$flags $1" \
+      "CARGO_TARGET_${upper}_LINKER=$gnu-gcc" "CC_$under=$gnu-gcc" "AR_$under=$gnu-ar" \
+      LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="$CACHE/sysroot/usr/lib/$gnu" \
+      cargo --config "paths=[${paths%,}]" build -q --locked --profile image --target "$target" "${@:2}"
+  }
+  step "$board: building the agent for $target (the first time: ten minutes and more)"
+  (cd "$REPO" && cross_cargo "" -p bramble)
+  (cd "$REPO" && cross_cargo "-C target-feature=+crt-static" -p bramble-init)
+}
