@@ -1,17 +1,22 @@
 //! Every kind, each in its own file.
 
+mod autoscaler;
+mod class;
 mod columns;
 mod config;
 mod cron;
 mod cron_job;
 mod daemon_set;
 mod deployment;
+mod disruption_budget;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod ingress;
 mod job;
 mod lease;
 mod namespace;
+mod network_policy;
 mod node;
 mod persistent_volume;
 mod persistent_volume_claim;
@@ -19,6 +24,7 @@ mod pod;
 mod pod_columns;
 mod pod_spec;
 mod quota;
+mod rbac;
 mod replica_set;
 mod replication_controller;
 mod revision;
@@ -56,6 +62,18 @@ static ALL: &[Descriptor] = &[
     revision::CONTROLLER_REVISION,
     job::JOB,
     cron_job::CRON_JOB,
+    autoscaler::HORIZONTAL_POD_AUTOSCALER,
+    autoscaler::HORIZONTAL_POD_AUTOSCALER_V1,
+    disruption_budget::POD_DISRUPTION_BUDGET,
+    network_policy::NETWORK_POLICY,
+    ingress::INGRESS,
+    ingress::INGRESS_CLASS,
+    rbac::ROLE,
+    rbac::CLUSTER_ROLE,
+    rbac::ROLE_BINDING,
+    rbac::CLUSTER_ROLE_BINDING,
+    class::PRIORITY_CLASS,
+    class::RUNTIME_CLASS,
     storage_class::STORAGE_CLASS,
     endpoint_slice::ENDPOINT_SLICE,
     lease::LEASE,

@@ -321,3 +321,35 @@ async fn whoever_makes_what_nothing_acts_on_is_told() {
     assert!(!changed.headers.contains_key(header::WARNING));
     assert_eq!(changed.ok(200)["metadata"]["generation"], 2);
 }
+
+#[tokio::test]
+async fn an_autoscaler_has_two_versions() {
+    let world = World::new().await;
+    const OLD: &str = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
+    const NEW: &str = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let target = json!({"kind": "Deployment", "name": "web", "apiVersion": "apps/v1"});
+    let old = json!({"metadata": {"name": "web"}, "spec": {"maxReplicas": 5, "scaleTargetRef": target}});
+    world.made(OLD, old).await;
+    let new = world.get(&format!("{NEW}/web")).await.ok(200);
+    assert_eq!(new["apiVersion"], "autoscaling/v2");
+    assert_eq!(new["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 80);
+    let memory = json!({"type": "Resource", "resource": {"name": "memory", "target": {"type": "AverageValue", "averageValue": "1Gi"}}});
+    world
+        .patch(
+            &format!("{NEW}/web"),
+            "json",
+            json!([{"op": "add", "path": "/spec/metrics/-", "value": memory}]),
+        )
+        .await
+        .ok(200);
+    let cpu = json!({"spec": {"targetCPUUtilizationPercentage": 50}});
+    world.patch(&format!("{OLD}/web"), "merge", cpu).await.ok(200);
+    let new = world.get(&format!("{NEW}/web")).await.ok(200);
+    assert_eq!(new["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 50);
+    assert_eq!(new["spec"]["metrics"][1], memory);
+    let groups = world.get("/apis/autoscaling").await.ok(200);
+    assert_eq!(groups["preferredVersion"]["version"], "v2");
+    let wrong = json!({"spec": {"maxReplicas": 0}});
+    let (_, message) = world.patch(&format!("{OLD}/web"), "merge", wrong).await.failure(422);
+    assert!(message.contains("spec.maxReplicas: Invalid value: 0: must be greater than 0"), "{message}");
+}

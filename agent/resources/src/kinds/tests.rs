@@ -87,8 +87,10 @@ fn defaults_are_idempotent() {
 #[test]
 fn filled_objects_are_what_typed_clients_expect() {
     use k8s_openapi::api::{
-        apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
-        discovery::v1 as discovery, events::v1 as events, storage::v1 as storage,
+        apps::v1 as apps, autoscaling, batch::v1 as batch, coordination::v1 as coordination,
+        core::v1 as core, discovery::v1 as discovery, events::v1 as events, networking::v1 as networking,
+        node::v1 as node, policy::v1 as policy, rbac::v1 as rbac, scheduling::v1 as scheduling,
+        storage::v1 as storage,
     };
     fn same<T: serde::de::DeserializeOwned + serde::Serialize>(object: &Value) {
         let typed: T = serde_json::from_value(object.clone()).expect("typed");
@@ -124,6 +126,20 @@ fn filled_objects_are_what_typed_clients_expect() {
             ("batch/v1", "Job") => same::<batch::Job>(&object),
             ("batch/v1", "CronJob") => same::<batch::CronJob>(&object),
             ("storage.k8s.io/v1", "StorageClass") => same::<storage::StorageClass>(&object),
+            ("autoscaling/v2", _) => same::<autoscaling::v2::HorizontalPodAutoscaler>(&object),
+            ("autoscaling/v1", _) => same::<autoscaling::v1::HorizontalPodAutoscaler>(&object),
+            ("policy/v1", "PodDisruptionBudget") => same::<policy::PodDisruptionBudget>(&object),
+            ("networking.k8s.io/v1", "NetworkPolicy") => same::<networking::NetworkPolicy>(&object),
+            ("networking.k8s.io/v1", "Ingress") => same::<networking::Ingress>(&object),
+            ("networking.k8s.io/v1", "IngressClass") => same::<networking::IngressClass>(&object),
+            ("rbac.authorization.k8s.io/v1", "Role") => same::<rbac::Role>(&object),
+            ("rbac.authorization.k8s.io/v1", "ClusterRole") => same::<rbac::ClusterRole>(&object),
+            ("rbac.authorization.k8s.io/v1", "RoleBinding") => same::<rbac::RoleBinding>(&object),
+            ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {
+                same::<rbac::ClusterRoleBinding>(&object)
+            }
+            ("scheduling.k8s.io/v1", "PriorityClass") => same::<scheduling::PriorityClass>(&object),
+            ("node.k8s.io/v1", "RuntimeClass") => same::<node::RuntimeClass>(&object),
             (version, kind) => panic!("no typed {version} {kind}"),
         }
     }
