@@ -41,6 +41,7 @@ choose_rustc() {
 }
 
 # Sets patched to the crates that the board's recipes patch, as copies beside the build.
+# shellcheck disable=SC2154 # hack/image sets layers.
 patch_crates() {
   local board=$1 name version file copy source
   patched=()
