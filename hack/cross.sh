@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Building the agent and /init for a board. Sourced by hack/image after hack/lib.sh; uses its `builder` and `layers`.
+# Building the agent and /init for a board. Sourced by hack/image after hack/lib.sh; uses its `builder`.
 # All that is built is in out/cross, all that is fetched in the cache.
 
 CROSS="$OUT/cross"
@@ -40,10 +40,9 @@ choose_rustc() {
   or, on x86_64: a network, for Debian's compiler (image-builder/toolchain/rust.toml), which is unpacked into $root"
 }
 
-# Sets patched to the crates that the board's recipes patch, as copies beside the build.
-# shellcheck disable=SC2154 # hack/image sets layers.
+# patch_crates BOARD [--layer FOLDER...]: sets patched to the crates that the recipes patch, as copies beside the build.
 patch_crates() {
-  local board=$1 name version file copy source
+  local name version file copy source
   patched=()
   while read -r name version file; do
     copy="$CROSS/patched/$name-$version-$(sha256sum "$file" | cut -c1-12)"
@@ -59,18 +58,18 @@ patch_crates() {
       mv "$copy.new" "$copy"
     fi
     patched+=("$copy")
-  done < <(builder patches "$board" "${layers[@]}")
+  done < <(builder patches "$@")
 }
 
-# cross_build BOARD TARGET
+# cross_build TARGET BOARD [--layer FOLDER...]
 cross_build() {
-  local board=$1 target=$2 gnu upper under paths flags
+  local target=$1 board=$2 gnu upper under paths flags
   gnu=$(gnu_name "$target")
   command -v "$gnu-gcc" >/dev/null || die "$gnu-gcc is missing" "sudo hack/setup --image (Debian's package gcc-$gnu)"
   choose_rustc "$target"
   builder unpack image-builder/toolchain/sysroot.toml --into "$CACHE/sysroot"
   run_cargo fetch -q --locked
-  patch_crates "$board"
+  patch_crates "${@:2}"
   paths=$(printf '"%s",' "${patched[@]}")
   [ "${#patched[@]}" -gt 0 ] || paths=""
   # No path of this machine is in what is built.

@@ -218,3 +218,6 @@ fn write_tree(tree: &Tree, folder: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,13 @@ enum Verb {
     Fetch(FetchArgs),
     /// Makes the card's image from fetched packages.
     Bake(BakeArgs),
+    /// Explains how two images differ; fails where they do.
+    Diff {
+        /// One.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
     /// Fetches a pinned list of packages and unpacks them into a folder: tools that need not be installed.
     Unpack(UnpackArgs),
     /// Prints the crate patches that the recipes ask for, one a line: crate, version, patch file.
@@ -173,6 +180,7 @@ impl Cli {
             Verb::Lock(args) => lock(&args),
             Verb::Fetch(args) => fetch(&args),
             Verb::Bake(args) => bake(&args),
+            Verb::Diff { first, second } => diff(&first, &second),
             Verb::Unpack(args) => unpack(&args),
             Verb::Patches(inputs) => patches(&inputs),
         }
@@ -298,6 +306,18 @@ fn lock_time(lock: &Lock) -> Result<u32> {
     let newest =
         dates.collect::<Result<Vec<_>, _>>()?.into_iter().max().context("the lock names no release")?;
     Ok(u32::try_from(newest.as_second())?)
+}
+
+fn diff(first: &Path, second: &Path) -> Result<()> {
+    let lines = crate::inspect::explain(first, second)?;
+    for line in &lines {
+        println!("{line}");
+    }
+    if !lines.is_empty() {
+        bail!("the images differ");
+    }
+    println!("the same, byte for byte");
+    Ok(())
 }
 
 fn unpack(args: &UnpackArgs) -> Result<()> {

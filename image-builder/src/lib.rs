@@ -7,7 +7,7 @@
 //! Debian's signature (`release`) and, by hash, what hangs below it (`control`), and picks packages (`resolve`,
 //! `version`). `cache` fetches what is locked. `bake` runs the rest: `deb` unpacks into a `tree`; `system` applies the
 //! recipes and does what maintainer scripts would have done (`users`, `units`, `kernel`); `initramfs`, `boot`,
-//! `squashfs`, `fat` and `ext4` make the file systems, `card` the image, `sbom` the bill of materials.
+//! `squashfs`, `fat` and `ext4` make the file systems, `card` the image, `sbom` the bill of materials. `inspect` takes an image apart again.
 
 pub mod bake;
 pub mod boot;
@@ -20,6 +20,7 @@ pub mod ext4;
 pub mod fat;
 pub mod hash;
 pub mod initramfs;
+pub mod inspect;
 pub mod kernel;
 pub mod lock;
 pub mod locking;

@@ -237,7 +237,7 @@ pub fn file_bytes(
 }
 
 /// Copies a folder of the host. Of its permissions only the execute bit counts: the rest is the umask's.
-fn lay_folder(folder: &Path, into: &str, tree: &mut Tree) -> Result<()> {
+pub fn lay_folder(folder: &Path, into: &str, tree: &mut Tree) -> Result<()> {
     let read = || std::fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>();
     let mut entries = read().with_context(|| folder.display().to_string())?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
