@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
-use crate::{info, upgrade, wire};
+use crate::{first_boot, healthy, info, upgrade, wire};
 
 /// Make this machine a node of a Bramble cluster.
 #[derive(Debug, Parser)]
@@ -59,6 +59,15 @@ enum Command {
     Token,
     /// Put the next version onto this node's card and boot it.
     Upgrade(upgrade::Upgrade),
+    /// Set this node up from bramble.toml on the boot partition.
+    FirstBoot(first_boot::FirstBoot),
+    /// Wait until the agent does what it is there for.
+    #[command(hide = true)]
+    Healthy {
+        /// At most so many seconds.
+        #[arg(long, default_value_t = 0)]
+        wait: u64,
+    },
     /// Show what this node is and how it does.
     Info,
 }
@@ -107,6 +116,8 @@ async fn run(cli: &Cli) -> Result<()> {
         }
         Command::Token => print(post(socket, "/token", &()).await?),
         Command::Upgrade(args) => upgrade::run(args).await?,
+        Command::FirstBoot(args) => first_boot::run(args, socket).await?,
+        Command::Healthy { wait } => healthy::wait(socket, *wait).await?,
         Command::Info => info::print(socket).await?,
     }
     Ok(())

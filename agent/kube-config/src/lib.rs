@@ -7,10 +7,14 @@
 //! `kube-config upgrade` is the exception: it works on the card itself, with or without an agent, since a node whose
 //! agent is ill is the one that needs it most.
 //!
+//! `kube-config first-boot` sets a node up from a file on its card ([`first_boot`]), before there is an agent.
+//!
 //! `kubectl` on a node is the stock one. The front ([`kubectl`]) translates only what stock kubectl dropped since
 //! 2016 (`run --replicas`, `run --expose` making a Deployment) and points it at the node's own kubeconfig.
 
 mod command;
+mod first_boot;
+mod healthy;
 mod info;
 pub mod kubectl;
 mod upgrade;
