@@ -1,0 +1,27 @@
+//! Boots the very card image under QEMU and drives it over the serial line.
+//!
+//! QEMU has no Raspberry Pi firmware, so [`firmware`] plays it: it reads `config.txt`, the kernel, the initramfs, the
+//! device tree and the command line out of the image's FAT at every power-on, as the firmware would. [`Guest`] is one
+//! machine: power on, type, read, reboot, pull the plug. [`Card`] is its card: a copy of the image, grown to a card's
+//! size. [`Hub`] is a network between guests that can be cut.
+//!
+//! Every wait has a limit; what the console said until then is in the error and in `out/qemu/NAME.log`.
+
+mod card;
+pub mod checks;
+mod console;
+pub mod firmware;
+mod guest;
+mod hub;
+
+pub use card::Card;
+pub use console::Output;
+pub use guest::{Guest, Machine, Net};
+pub use hub::Hub;
+
+use std::path::PathBuf;
+
+/// The repository's `out/`.
+pub fn out() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../out")
+}
