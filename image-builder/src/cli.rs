@@ -9,6 +9,7 @@ use crate::project::{LoadedBoard, Project};
 use crate::release::Keyring;
 use crate::schema::Arch;
 use crate::system::Given;
+use crate::{flash, os_list, update_bundle};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{HumanBytes, MultiProgress};
@@ -44,6 +45,14 @@ enum Verb {
     Unpack(UnpackArgs),
     /// Prints the crate patches that the recipes ask for, one a line: crate, version, patch file.
     Patches(Inputs),
+    /// Writes an image to a card, verifies it, and gives the card its own name and role.
+    Flash(flash::Flash),
+    /// Makes the signed update bundle of a finished image.
+    Bundle(update_bundle::Bundle),
+    /// Makes the key that update bundles are signed with.
+    UpdateKey(update_bundle::UpdateKey),
+    /// Writes the list from which Raspberry Pi Imager offers the images.
+    OsList(os_list::OsList),
 }
 
 /// What nearly every verb takes.
@@ -183,6 +192,10 @@ impl Cli {
             Verb::Diff { first, second } => diff(&first, &second),
             Verb::Unpack(args) => unpack(&args),
             Verb::Patches(inputs) => patches(&inputs),
+            Verb::Flash(args) => flash::run(&args),
+            Verb::Bundle(args) => update_bundle::run(&args),
+            Verb::UpdateKey(args) => update_bundle::make_key(&args),
+            Verb::OsList(args) => os_list::run(&args),
         }
     }
 }

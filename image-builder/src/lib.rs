@@ -7,10 +7,15 @@
 //! Debian's signature (`release`) and, by hash, what hangs below it (`control`), and picks packages (`resolve`,
 //! `version`). `cache` fetches what is locked. `bake` runs the rest: `deb` unpacks into a `tree`; `system` applies the
 //! recipes and does what maintainer scripts would have done (`users`, `units`, `kernel`); `initramfs`, `boot`,
-//! `squashfs`, `fat` and `ext4` make the file systems, `card` the image, `sbom` the bill of materials. `inspect` takes an image apart again.
+//! `squashfs`, `fat` and `ext4` make the file systems, `card` the image, `sbom` the bill of materials. `inspect` takes an
+//! image apart again.
+//!
+//! From a finished image, `update_bundle` makes what running nodes update from, `os_list` what Raspberry Pi Imager reads,
+//! and `flash` writes cards.
 
 pub mod bake;
 pub mod boot;
+mod boot_partition;
 pub mod cache;
 pub mod card;
 pub mod cli;
@@ -18,6 +23,7 @@ pub mod control;
 pub mod deb;
 pub mod ext4;
 pub mod fat;
+pub mod flash;
 pub mod hash;
 pub mod initramfs;
 pub mod inspect;
@@ -25,6 +31,7 @@ pub mod kernel;
 pub mod lock;
 pub mod locking;
 pub mod net;
+pub mod os_list;
 pub mod project;
 pub mod release;
 pub mod resolve;
@@ -34,9 +41,12 @@ pub mod squashfs;
 pub mod system;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod testing_card;
 pub mod toolchain;
 pub mod tools;
 pub mod tree;
 pub mod units;
+pub mod update_bundle;
 pub mod users;
 pub mod version;

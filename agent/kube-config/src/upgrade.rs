@@ -8,7 +8,6 @@
 mod card;
 mod host;
 mod install;
-mod mbr;
 mod progress;
 mod source;
 #[cfg(test)]

@@ -23,9 +23,11 @@ pub mod card;
 mod decide;
 mod prefix;
 mod state;
+mod table;
 #[cfg(test)]
 mod tests;
 
 pub use decide::{Boot, Refusal, Then, on_boot};
 pub use prefix::{Switch, named, switch};
 pub use state::{BLOCK, COPIES, Slot, Spare, State, TRIES, newest};
+pub use table::{Range, Table};

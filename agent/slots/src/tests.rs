@@ -345,3 +345,30 @@ fn on_files() {
     assert_eq!(std::fs::read_to_string(&config).unwrap(), "os_prefix=slot-a/\nx=1\n");
     assert!(!folder.path().join("config.new").exists());
 }
+
+#[test]
+fn the_partitions_of_a_card() {
+    let mut sector = [0_u8; 512];
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    for (entry, kind) in sector[446..510].chunks_mut(16).zip([0x0c_u32, 0x83, 0x83, 0x83].iter().zip(1_u32..))
+    {
+        let (kind, number) = kind;
+        entry[4] = *kind as u8;
+        entry[8..12].copy_from_slice(&(number * 4096).to_le_bytes());
+        entry[12..16].copy_from_slice(&4096_u32.to_le_bytes());
+    }
+    let table = Table::parse(&sector).unwrap();
+    assert_eq!(table.boot, Range { start: 4096 * 512, len: 4096 * 512 });
+    assert_eq!(table.root(Slot::B), Range { start: 3 * 4096 * 512, len: 4096 * 512 });
+    for (at, value) in
+        [(510, 0), (446 + 4, 0x83), (446 + 16 + 4, 0x07), (446 + 8 + 1, 0x07), (446 + 48 + 13, 0)]
+    {
+        let mut other = sector;
+        other[at] = value;
+        // Overlaps its predecessor, is before the first MiB, of another type, or empty.
+        if at == 446 + 8 + 1 {
+            other[at + 7..at + 9].copy_from_slice(&[0, 0x40]);
+        }
+        assert_eq!(Table::parse(&other), None, "{at}");
+    }
+}

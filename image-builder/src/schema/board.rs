@@ -63,6 +63,9 @@ pub struct Board {
     /// Lines of config.txt. `os_prefix=`, `kernel=` and `initramfs` are added by the builder.
     #[serde(default)]
     pub config_txt: Vec<Spanned<String>>,
+    /// What Raspberry Pi Imager calls the boards that this image is for.
+    #[serde(default)]
+    pub imager_devices: Vec<String>,
     /// How QEMU plays this board, where it can.
     pub qemu: Option<Qemu>,
 }

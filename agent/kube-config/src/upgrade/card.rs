@@ -6,9 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bundle::Entry;
-use slots::{Slot, State};
-
-use super::mbr::{Range, Table};
+use slots::{Range, Slot, State, Table};
 
 /// What an update does to a card. Each step that says so is on the card when it returns.
 pub(crate) trait Card {
@@ -67,13 +65,6 @@ impl DiskCard {
         Ok(Self { disk: file, table, boot: boot.to_owned(), unsynced: Vec::new() })
     }
 
-    fn root(&self, slot: Slot) -> Range {
-        match slot {
-            Slot::A => self.table.root_a,
-            Slot::B => self.table.root_b,
-        }
-    }
-
     fn folder(&self, slot: Slot) -> PathBuf {
         self.boot.join(slot.folder())
     }
@@ -97,7 +88,7 @@ impl Card for DiskCard {
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         let folder = self.folder(slot);
         let boot = free + if folder.exists() { size_of_folder(&folder, 0)? } else { 0 };
-        Ok(Room { root: self.root(slot).len, boot })
+        Ok(Room { root: self.table.root(slot).len, boot })
     }
 
     fn clear_boot(&mut self, slot: Slot) -> io::Result<()> {
@@ -125,7 +116,7 @@ impl Card for DiskCard {
     }
 
     fn write_root(&mut self, slot: Slot, at: u64, bytes: &[u8]) -> io::Result<()> {
-        let range = self.root(slot);
+        let range = self.table.root(slot);
         if at.checked_add(bytes.len() as u64).is_none_or(|end| end > range.len) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "beyond the end of the root partition"));
         }
@@ -152,7 +143,7 @@ impl Card for DiskCard {
                 bundle::measure(&file.name, from)
             }
             None => {
-                let range = Range { len: file.size, ..self.root(slot) };
+                let range = Range { len: file.size, ..self.table.root(slot) };
                 forget(&self.disk, range)?;
                 (&self.disk).seek(SeekFrom::Start(range.start))?;
                 bundle::measure(&file.name, (&self.disk).take(range.len))
