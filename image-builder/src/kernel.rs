@@ -20,7 +20,19 @@ pub struct Modules {
     files: BTreeMap<String, String>,
     /// File to the files that must be loaded before it, nearest last.
     needs: BTreeMap<String, Vec<String>>,
+    /// Module name to the files that it asks to be loaded first without needing their symbols (`softdep`): ext4 looks
+    /// its checksum up by name when it mounts.
+    asks: BTreeMap<String, Vec<String>>,
     builtin: BTreeSet<String>,
+}
+
+/// What depmod makes, as texts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Indexes<'a> {
+    dep: &'a str,
+    softdep: &'a str,
+    alias: &'a str,
+    builtin: &'a str,
 }
 
 /// Why a keep-list is refused.
@@ -39,21 +51,28 @@ impl Modules {
             ref many => bail!("more than one kernel is in the image: {}", many.join(", ")),
         };
         let folder = format!("{MODULES}/{version}");
-        let dependencies = depmod(tree, &version)?;
-        let dep = dependencies.get("modules.dep").context("depmod made no modules.dep")?;
+        let made = depmod(tree, &version)?;
+        let text = |name: &str| std::str::from_utf8(made.get(name).map_or(&[][..], Vec::as_slice));
         let builtin = tree.read(&format!("{folder}/modules.builtin")).unwrap_or_default();
-        Self::parse(version, std::str::from_utf8(dep)?, std::str::from_utf8(builtin)?).map(Some)
+        let indexes = Indexes {
+            dep: text("modules.dep")?,
+            softdep: text("modules.softdep")?,
+            alias: text("modules.alias")?,
+            builtin: std::str::from_utf8(builtin)?,
+        };
+        Self::parse(version, indexes).map(Some)
     }
 
-    fn parse(version: String, dep: &str, builtin: &str) -> Result<Self> {
+    fn parse(version: String, indexes: Indexes<'_>) -> Result<Self> {
         let (mut files, mut needs) = (BTreeMap::new(), BTreeMap::new());
-        for line in dep.lines() {
+        for line in indexes.dep.lines() {
             let (file, needed) = line.split_once(':').with_context(|| format!("modules.dep: {line:?}"))?;
             files.insert(module_name(file), file.to_owned());
             needs.insert(file.to_owned(), needed.split_whitespace().rev().map(str::to_owned).collect());
         }
-        let builtin = builtin.lines().map(module_name).collect();
-        Ok(Self { version, files, needs, builtin })
+        let asks = soft_dependencies(indexes, &files);
+        let builtin = indexes.builtin.lines().map(module_name).collect();
+        Ok(Self { version, files, needs, asks, builtin })
     }
 
     /// Files of the modules that a name or a glob means, without what they need. None for what is built in.
@@ -76,15 +95,25 @@ impl Modules {
         }
     }
 
-    /// Those files with all that they need, each after what it needs, each once.
+    /// Those files with all that they need or ask for, each after what it needs, each once.
     pub fn load_order<'a>(&'a self, files: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-        let mut order: Vec<&str> = Vec::new();
+        let mut order = Vec::new();
         let mut seen = BTreeSet::new();
         for file in files {
-            let needed = self.needs.get(file).into_iter().flatten().map(String::as_str);
-            order.extend(needed.chain([file]).filter(|f| seen.insert(*f)));
+            self.visit(file, &mut seen, &mut order);
         }
         order
+    }
+
+    /// Depth is bounded by the number of modules: none is visited twice.
+    fn visit<'a>(&'a self, file: &'a str, seen: &mut BTreeSet<&'a str>, order: &mut Vec<&'a str>) {
+        if seen.insert(file) {
+            let asked = self.asks.get(&module_name(file)).into_iter().flatten();
+            for before in asked.chain(self.needs.get(file).into_iter().flatten()) {
+                self.visit(before, seen, order);
+            }
+            order.push(file);
+        }
     }
 
     /// Where a module's file is in the tree.
@@ -106,6 +135,32 @@ impl Modules {
         }
         Ok(())
     }
+}
+
+/// The `pre:` part of `softdep NAME pre: A B post: C`. A and B are modules or exact aliases of some; what is neither is
+/// built in, or not there.
+fn soft_dependencies(
+    indexes: Indexes<'_>,
+    files: &BTreeMap<String, String>,
+) -> BTreeMap<String, Vec<String>> {
+    let mut aliases: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+    for line in indexes.alias.lines() {
+        if let ["alias", alias, module] = line.split_whitespace().collect::<Vec<_>>()[..] {
+            aliases.entry(alias).or_default().extend(files.get(&module.replace('-', "_")));
+        }
+    }
+    let mut asks: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in indexes.softdep.lines() {
+        let mut words = line.split_whitespace();
+        let (Some("softdep"), Some(name)) = (words.next(), words.next()) else { continue };
+        let before = words.skip_while(|w| *w != "pre:").skip(1).take_while(|w| *w != "post:");
+        let found = before.flat_map(|wanted| match files.get(&wanted.replace('-', "_")) {
+            Some(file) => vec![file],
+            None => aliases.get(wanted).cloned().unwrap_or_default(),
+        });
+        asks.entry(name.replace('-', "_")).or_default().extend(found.cloned());
+    }
+    asks
 }
 
 fn kept_below(path: &str, folder: &str, kept: &BTreeSet<&str>) -> bool {
@@ -164,8 +219,12 @@ mod tests {
 
     fn modules() -> Modules {
         let dep = "kernel/fs/ext4/ext4.ko.xz: kernel/fs/jbd2/jbd2.ko.xz kernel/lib/crc16.ko.xz\n\
-                   kernel/fs/jbd2/jbd2.ko.xz:\nkernel/lib/crc16.ko.xz:\nkernel/net/a/x-y.ko.xz: kernel/lib/crc16.ko.xz\n";
-        Modules::parse("6.12".into(), dep, "kernel/drivers/char/random.ko\n").unwrap()
+                   kernel/fs/jbd2/jbd2.ko.xz:\nkernel/lib/crc16.ko.xz:\nkernel/net/a/x-y.ko.xz: kernel/lib/crc16.ko.xz\n\
+                   kernel/crypto/crc32c_generic.ko.xz:\n";
+        let softdep = "# made by depmod\nsoftdep ext4 pre: crc32c gone post: x-y\n";
+        let alias = "alias crc32c crc32c_generic\nalias fs-ext4 ext4\n";
+        let builtin = "kernel/drivers/char/random.ko\n";
+        Modules::parse("6.12".into(), Indexes { dep, softdep, alias, builtin }).unwrap()
     }
 
     #[test]
@@ -187,6 +246,7 @@ mod tests {
         assert_eq!(
             modules.load_order(files),
             [
+                "kernel/crypto/crc32c_generic.ko.xz",
                 "kernel/lib/crc16.ko.xz",
                 "kernel/fs/jbd2/jbd2.ko.xz",
                 "kernel/fs/ext4/ext4.ko.xz",
