@@ -25,6 +25,9 @@ use crate::dial::Dialer;
 
 /// A connection to a leader that vanished is given up after twice this.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// Time for the handshake. All requests wait for one connection: a leader that vanished in the middle of it must not
+/// hold them up for ever.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// The leader's own parts.
 pub fn system() -> User {
@@ -146,7 +149,8 @@ impl Service<Uri> for Leader {
         Box::pin(async move {
             let stream = this.dialer.leader(true).await?;
             let name = ServerName::try_from(pki::API_NAME)?;
-            Ok(Stream(TokioIo::new(TlsConnector::from(this.tls).connect(name, stream).await?)))
+            let handshake = TlsConnector::from(this.tls).connect(name, stream);
+            Ok(Stream(TokioIo::new(tokio::time::timeout(HANDSHAKE, handshake).await??)))
         })
     }
 }

@@ -33,17 +33,22 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// A node whose kernel has not acknowledged anything for so long is gone, or has another address.
 const GONE: Duration = Duration::from_secs(4);
 
-/// Has the kernel break a stream whose other end has vanished without a word (its plug was pulled, its address is
-/// another's now) and would otherwise be waited for a quarter of an hour. Sends what is written at once.
+/// Has the kernel break an idle stream whose other end has vanished without a word (its plug was pulled, its address is
+/// another's now) and would otherwise be waited for for ever. Sends what is written at once.
 pub fn watch_over(stream: &TcpStream, gone: Duration) -> io::Result<()> {
     use rustix::net::sockopt;
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, (gone / 2).max(Duration::from_secs(1)))?;
     sockopt::set_tcp_keepintvl(stream, (gone / 4).max(Duration::from_secs(1)))?;
-    sockopt::set_tcp_keepcnt(stream, 3)?;
-    // Milliseconds; also for what was written and not acknowledged (RFC 5482).
-    Ok(sockopt::set_tcp_user_timeout(stream, u32::try_from(gone.as_millis()).unwrap_or(u32::MAX))?)
+    Ok(sockopt::set_tcp_keepcnt(stream, 3)?)
+}
+
+/// The same for a stream that is never idle: Raft's. What was written must be acknowledged within this time (RFC 5482,
+/// milliseconds). Not for clients: a reader that pauses, as a pager does, would be cut off although it lives.
+fn hurry(stream: &TcpStream, gone: Duration) -> io::Result<()> {
+    let limit = u32::try_from(gone.as_millis()).unwrap_or(u32::MAX);
+    Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, limit)?)
 }
 
 /// Members asked at once whether they know the leader: some may be gone, which takes [`CONNECT`] to find out.
@@ -91,6 +96,9 @@ pub async fn connect(member: &Member, hop: Hop) -> io::Result<TcpStream> {
 async fn open(address: SocketAddr, hop: Hop) -> io::Result<TcpStream> {
     let mut stream = timeout(CONNECT, TcpStream::connect(address)).await.map_err(|_| late())??;
     watch_over(&stream, GONE)?;
+    if hop == Hop::Peer {
+        hurry(&stream, GONE)?;
+    }
     let mut preface = [0; 8];
     preface[..7].copy_from_slice(PREFACE);
     preface[7] = hop.byte();
@@ -131,26 +139,33 @@ impl Dialer {
         self.roster.by_id(leader)
     }
 
-    /// A stream to the leader, directly when it is known here, else (unless this one was passed on already) through
-    /// any member that knows it: this node may hold no replica, or have moved to where the leader does not find it.
+    /// A stream to the leader: directly, or else (unless this one was passed on already) through any member that
+    /// knows it. This node may hold no replica, have moved to where the leader does not find it, or have been taken out
+    /// of Raft while it was away: then it takes nobody for the leader, or the wrong one, for good.
     pub async fn leader(&self, may_relay: bool) -> io::Result<TcpStream> {
-        if let Some(leader) = self.known_leader() {
-            return connect(&leader, Hop::Leader).await;
-        }
-        if !may_relay {
-            return Err(io::Error::new(io::ErrorKind::NotConnected, "no leader is known"));
-        }
+        let known = self.known_leader();
+        let id = known.as_ref().map(|leader| leader.id);
         let mut status = self.status.clone();
-        let me = self.me;
-        let elected = async move { status.wait_for(|s| s.leader.is_some_and(|id| id != me)).await.map(drop) };
+        let elected = async {
+            let other = |l| l != self.me && Some(l) != id && self.roster.by_id(l).is_some();
+            let _ = status.wait_for(|s| s.leader.is_some_and(other)).await;
+        };
         tokio::select! {
-            relayed = self.relayed() => relayed.inspect_err(|_| self.lost.notify_one()),
-            _ = elected => {
-                let leader = self.known_leader();
-                let leader = leader.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the leader is no member"))?;
-                connect(&leader, Hop::Leader).await
-            }
+            stream = self.through(known, may_relay) => stream,
+            // An election that ends is quicker than nodes that do not answer.
+            () = elected => self.through(self.known_leader(), false).await,
         }
+    }
+
+    async fn through(&self, leader: Option<Member>, may_relay: bool) -> io::Result<TcpStream> {
+        let direct = match leader {
+            Some(leader) => connect(&leader, Hop::Leader).await,
+            None => Err(io::Error::new(io::ErrorKind::NotConnected, "no leader is known")),
+        };
+        if direct.is_ok() || !may_relay {
+            return direct;
+        }
+        self.relayed().await.inspect_err(|_| self.lost.notify_one())
     }
 
     /// Through the first member that takes the stream.
@@ -169,5 +184,83 @@ impl Dialer {
             }
         }
         Err(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    fn member(id: u64, port: u16) -> Member {
+        let addresses = vec![std::net::Ipv4Addr::LOCALHOST.into()];
+        Member { name: format!("n{id}"), id, addresses, port, vote: true, key: String::new() }
+    }
+
+    /// A node that answers every preface, and its port. It tells of the last byte of each.
+    async fn node(answer: u8) -> (u16, tokio::sync::mpsc::UnboundedReceiver<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (sender, hops) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut preface = [0; 8];
+                // Who asked others too goes away.
+                if stream.read_exact(&mut preface).await.is_ok() && stream.write_all(&[answer]).await.is_ok()
+                {
+                    let _ = sender.send(preface[7]);
+                }
+            }
+        });
+        (port, hops)
+    }
+
+    fn dialer(members: Vec<Member>, status: Status) -> (Dialer, watch::Sender<Status>) {
+        let (sender, status) = watch::channel(status);
+        (Dialer { me: 1, roster: Roster::new(members), status, lost: Arc::default() }, sender)
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_was_left_behind_finds_the_leader_through_others() {
+        let (port, mut hops) = node(YES).await;
+        // Taken out of Raft while it was away, it still believes that it votes and that nobody leads.
+        let left = Status { id: 1, voters: vec![1, 2, 3], ..Status::default() };
+        let (alone, _status) = dialer(vec![member(1, 1), member(2, port)], left.clone());
+        alone.leader(true).await.unwrap();
+        assert_eq!(hops.recv().await, Some(Hop::Relay.byte()));
+        assert!(alone.leader(false).await.is_err(), "a stream that was passed on stays where it is");
+        // Or it believes in a leader that leads no more.
+        let (former, mut asked) = node(NO).await;
+        let stale = Status { leader: Some(3), ..left };
+        let (misled, _status) = dialer(vec![member(1, 1), member(2, port), member(3, former)], stale);
+        misled.leader(true).await.unwrap();
+        assert_eq!((hops.recv().await, asked.recv().await), (Some(b'R'), Some(b'L')));
+    }
+
+    #[tokio::test]
+    async fn an_election_that_ends_is_not_missed() {
+        // It takes connections and never answers, as one that was just unplugged.
+        let dead = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, mut hops) = node(YES).await;
+        let members = vec![member(1, 1), member(2, dead.local_addr().unwrap().port()), member(3, port)];
+        let voters = vec![1, 2, 3];
+        let (dialer, status) =
+            dialer(members, Status { id: 1, voters, leader: Some(2), ..Status::default() });
+        let asking = tokio::spawn(async move { dialer.leader(true).await.map(drop) });
+        status.send_modify(|s| s.leader = Some(3));
+        asking.await.unwrap().unwrap();
+        assert!(hops.recv().await.is_some());
+    }
+
+    #[tokio::test]
+    async fn who_vanishes_is_found_out() {
+        use rustix::net::sockopt;
+        let (port, _hops) = node(YES).await;
+        let stream = connect(&member(2, port), Hop::Peer).await.unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 4000);
+        let stream = connect(&member(2, port), Hop::Leader).await.unwrap();
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 0, "a client may pause for long");
     }
 }

@@ -12,11 +12,12 @@ use axum::body::Body;
 use cluster::join::{BINDING, LABEL};
 use cluster::pki::Subject;
 use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
-use store::Store;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use store::{Status, Store};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
@@ -116,7 +117,7 @@ impl Front {
     }
 
     /// A client's stream: served here or passed on.
-    async fn client(&self, mut stream: TcpStream) -> Result<()> {
+    async fn client(&self, stream: TcpStream) -> Result<()> {
         let deadline = Instant::now() + ELECTION;
         let mut status = self.dialer.status.clone();
         loop {
@@ -124,9 +125,8 @@ impl Front {
                 return self.serve(stream).await;
             }
             status.mark_unchanged();
-            if let Ok(mut leader) = self.dialer.leader(true).await {
-                tokio::io::copy_bidirectional(&mut stream, &mut leader).await?;
-                return Ok(());
+            if let Ok(leader) = self.dialer.leader(true).await {
+                return relay(stream, leader).await;
             }
             if Instant::now() >= deadline {
                 break;
@@ -155,10 +155,9 @@ impl Front {
                 self.serve(stream).await
             }
             Hop::Relay => match self.dialer.leader(false).await {
-                Ok(mut leader) => {
+                Ok(leader) => {
                     stream.write_all(&[dial::YES]).await?;
-                    tokio::io::copy_bidirectional(&mut stream, &mut leader).await?;
-                    Ok(())
+                    relay(stream, leader).await
                 }
                 Err(_) => Ok(stream.write_all(&[dial::NO]).await?),
             },
@@ -186,49 +185,104 @@ impl Front {
         // TLS 1.3 only: an older channel's value is not bound to its handshake.
         let bound = tls.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
         let binding = bound.then(|| tls.export_keying_material([0; BINDING], LABEL, None)).transpose()?;
+        let caller = Caller { subject, binding };
         let (api, gate, roster) = (self.api.clone(), self.gate.clone(), self.roster.clone());
-        let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-            let (api, gate, roster, subject) = (api.clone(), gate.clone(), roster.clone(), subject.clone());
-            async move {
-                Ok::<_, std::convert::Infallible>(
-                    answer(&api, &gate, &roster, request, subject, binding).await,
-                )
-            }
-        });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .max_concurrent_streams(256);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        let mut leading = self.leading.clone();
-        leading.mark_unchanged();
-        tokio::select! {
-            served = connection.as_mut() => return served.map_err(|e| anyhow::anyhow!(e)),
-            _ = leading.wait_for(|leading| !leading) => connection.as_mut().graceful_shutdown(),
-        }
-        timeout(PATIENCE, connection)
-            .await
-            .context("the client holds on to a node that no longer leads")?
-            .map_err(|e| anyhow::anyhow!(e))
+        let status = self.dialer.status.clone();
+        let answer = move |request: Request<Incoming>| {
+            let (api, gate, roster, caller) = (api.clone(), gate.clone(), roster.clone(), caller.clone());
+            let status = status.clone();
+            async move { answer(&api, &gate, &roster, status, request, caller).await }
+        };
+        http(stream, answer, self.leading.clone()).await
     }
+}
+
+/// Passes a stream on until both sides have ended, the second soon after the first: nobody waits here for an answer
+/// that cannot come.
+async fn relay(client: TcpStream, leader: TcpStream) -> Result<()> {
+    let ((mut from_client, mut to_client), (mut from_leader, mut to_leader)) =
+        (client.into_split(), leader.into_split());
+    let up = async {
+        let copied = tokio::io::copy(&mut from_client, &mut to_leader).await;
+        let _ = to_leader.shutdown().await;
+        copied
+    };
+    let down = async {
+        let copied = tokio::io::copy(&mut from_leader, &mut to_client).await;
+        let _ = to_client.shutdown().await;
+        copied
+    };
+    tokio::pin!(up, down);
+    let (first, second) = tokio::select! {
+        first = &mut up => (first, timeout(PATIENCE, down).await),
+        first = &mut down => (first, timeout(PATIENCE, up).await),
+    };
+    first?;
+    second.context("one side of a stream stayed open")??;
+    Ok(())
+}
+
+/// HTTP on a stream, until it ends or this node stops leading. Whoever asks a node that does not lead gets one answer
+/// (503, and when to come back).
+async fn http<A, F>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    answer: A,
+    mut leading: watch::Receiver<bool>,
+) -> Result<()>
+where
+    A: Fn(Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let (asked, mut first) = watch::channel(false);
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        asked.send_replace(true);
+        let answered = answer(request);
+        async move { Ok::<_, std::convert::Infallible>(answered.await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .max_concurrent_streams(256);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let over = async {
+        let _ = leading.wait_for(|leading| !leading).await;
+        // A connection that is shut down before its first request is broken off, not answered.
+        let _ = timeout(PATIENCE, first.wait_for(|asked| *asked)).await;
+    };
+    tokio::select! {
+        served = connection.as_mut() => return served.map_err(|e| anyhow::anyhow!(e)),
+        () = over => connection.as_mut().graceful_shutdown(),
+    }
+    timeout(PATIENCE, connection)
+        .await
+        .context("the client holds on to a node that no longer leads")?
+        .map_err(|e| anyhow::anyhow!(e))
+}
+
+/// Who is at the other end of a TLS stream.
+#[derive(Clone)]
+struct Caller {
+    subject: Option<Subject>,
+    binding: Option<[u8; BINDING]>,
 }
 
 async fn answer(
     api: &Api,
     gate: &Gate,
     roster: &Roster,
-    request: Request<hyper::body::Incoming>,
-    subject: Option<Subject>,
-    binding: Option<[u8; BINDING]>,
+    status: watch::Receiver<Status>,
+    request: Request<Incoming>,
+    caller: Caller,
 ) -> Response<Body> {
+    let Caller { subject, binding } = caller;
     let mut request = request.map(Body::new);
     if request.uri().path().starts_with(crate::gate::PREFIX) {
-        return gate.handle(request, subject, binding).await;
+        return gate.handle(request, subject, binding, status).await;
     }
     // Certificates of nodes live long; a node that left or was replaced is nobody any more.
     let present = |s: &Subject| match s.node() {
@@ -243,4 +297,63 @@ async fn answer(
         });
     }
     api.handle(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::StatusCode;
+
+    /// What a client gets that asks over one stream.
+    async fn ask(leading: watch::Receiver<bool>) -> String {
+        let (mut near, far) = tokio::io::duplex(4096);
+        let answer = |_| async {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response
+        };
+        let served = tokio::spawn(http(far, answer, leading));
+        near.write_all(b"GET /api HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        near.read_to_string(&mut text).await.unwrap();
+        served.await.unwrap().unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn a_node_that_does_not_lead_says_so_and_closes() {
+        let (_sender, leading) = watch::channel(false);
+        let text = ask(leading).await;
+        assert!(text.starts_with("HTTP/1.1 503"), "{text:?}");
+        // One that stops leading before it was asked, too.
+        let (sender, leading) = watch::channel(true);
+        let asking = tokio::spawn(ask(leading));
+        tokio::task::yield_now().await;
+        sender.send_replace(false);
+        let text = asking.await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 503"), "{text:?}");
+    }
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_relayed_stream_ends_soon_after_its_first_half() {
+        let ((mut client, from), (to, mut leader)) = (pair().await, pair().await);
+        let relayed = tokio::spawn(relay(from, to));
+        client.write_all(b"question").await.unwrap();
+        let mut text = [0; 8];
+        leader.read_exact(&mut text).await.unwrap();
+        leader.write_all(b"answer").await.unwrap();
+        drop(leader);
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "answer");
+        // The client stays: nothing will come of that.
+        tokio::time::pause();
+        assert!(relayed.await.unwrap().is_err());
+    }
 }

@@ -15,8 +15,9 @@ use cluster::members::Member;
 use cluster::pki::Subject;
 use http::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
-use store::{Expect, Kv, Txn, Write};
+use store::{Expect, Kv, Status, Txn, Write};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::config::check_name;
 use crate::health::Health;
@@ -29,6 +30,8 @@ pub const PREFIX: &str = "/bramble/v1/";
 const MAX_BODY: usize = 64 << 10;
 /// And arrives at once.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Time for the others to take a leaving node's vote away.
+const RETIREMENT: Duration = Duration::from_secs(8);
 
 /// Handles them; cheap to clone.
 #[derive(Clone)]
@@ -73,6 +76,7 @@ impl Gate {
         request: Request<Body>,
         subject: Option<Subject>,
         binding: Option<[u8; BINDING]>,
+        status: watch::Receiver<Status>,
     ) -> Response<Body> {
         if !*self.inner.leading.borrow() {
             return refuse((StatusCode::SERVICE_UNAVAILABLE, "this node does not lead; try again".into()));
@@ -83,7 +87,7 @@ impl Gate {
             (&Method::POST, "join") => self.join(request, binding).await,
             (&Method::GET, "members") => self.members(subject.as_ref()),
             (&Method::POST, "addresses") => self.addresses(request, subject.as_ref()).await,
-            (&Method::POST, "leave") => self.leave(subject.as_ref()).await,
+            (&Method::POST, "leave") => self.leave(subject.as_ref(), status).await,
             _ => Err((StatusCode::NOT_FOUND, "there is no such path".into())),
         };
         result.unwrap_or_else(refuse)
@@ -186,9 +190,14 @@ impl Gate {
         json(&())
     }
 
-    /// A node takes itself out: first its record, which ends its rights, then its Node object. Asked again (the
+    /// A node takes itself out: of Raft first, since the others may need this node's vote to do without it, and nobody
+    /// listens to one without a record; then its record, which ends its rights, then its Node object. Asked again (the
     /// answer was lost, or this node went away in between) it finishes what is left.
-    async fn leave(&self, subject: Option<&Subject>) -> Result<Response<Body>, Refusal> {
+    async fn leave(
+        &self,
+        subject: Option<&Subject>,
+        status: watch::Receiver<Status>,
+    ) -> Result<Response<Body>, Refusal> {
         let name = subject.and_then(Subject::node).ok_or_else(no_certificate)?;
         let key = format!("{MEMBERS}{name}");
         if let Some(record) = self.inner.kv.get(&key) {
@@ -196,7 +205,8 @@ impl Gate {
             if subject.is_none_or(|s| s.key != member.key) {
                 return Err((StatusCode::GONE, format!("another node is {name} now")));
             }
-            self.put(key, Expect::Modified(record.modified), None::<&Member>).await?;
+            let modified = self.retire(&key, &member, record.modified, status).await?;
+            self.put(key, Expect::Modified(modified), None::<&Member>).await?;
         }
         let path = format!("/api/v1/nodes/{name}");
         let mut request = Request::delete(path).body(Body::empty()).map_err(|e| internal(e.into()))?;
@@ -207,6 +217,30 @@ impl Gate {
         }
         tracing::info!(node = name, "a node left");
         json(&())
+    }
+
+    /// Bars a member from voting and waits until Raft does without it; else all is as it was. The new revision of its
+    /// record.
+    async fn retire(
+        &self,
+        key: &str,
+        member: &Member,
+        modified: u64,
+        mut status: watch::Receiver<Status>,
+    ) -> Result<u64, Refusal> {
+        let barred = Member { vote: false, ..member.clone() };
+        let modified = self.put(key.to_owned(), Expect::Modified(modified), Some(&barred)).await?;
+        let out = status
+            .wait_for(|s| !s.leading || ![&s.voters, &s.leaving].iter().any(|ids| ids.contains(&member.id)));
+        if timeout(RETIREMENT, out).await.is_ok_and(|out| out.is_ok_and(|status| status.leading)) {
+            return Ok(modified);
+        }
+        let undone = self.put(key.to_owned(), Expect::Modified(modified), Some(member)).await;
+        if let Err((_, error)) = undone {
+            tracing::warn!(node = member.name, error, "a node that stays cannot be given its vote back yet");
+        }
+        let text = "the cluster cannot do without this node's vote now: other nodes are away, or the leader changed. Bring them back, or try again";
+        Err((StatusCode::SERVICE_UNAVAILABLE, text.into()))
     }
 
     /// The member that a certificate belongs to: it must be the present one of that name.
@@ -242,11 +276,11 @@ impl Gate {
         key: String,
         expect: Expect,
         value: Option<&T>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<u64, Refusal> {
         let value = value.map(serde_json::to_vec).transpose().map_err(|e| internal(e.into()))?;
         let write = Write { key, expect, value: value.map(Bytes::from) };
         let done = self.inner.kv.commit(Txn { writes: vec![write] }).await;
-        done.map(drop).map_err(|e| (StatusCode::SERVICE_UNAVAILABLE, e.to_string()))
+        done.map_err(|e| (StatusCode::SERVICE_UNAVAILABLE, e.to_string()))
     }
 }
 

@@ -195,10 +195,11 @@ impl Running {
             status.voters.as_slice() != [status.id],
             "this node alone holds the cluster's state: take the other nodes out first, or wait until three vote"
         );
+        let voters = status.progress.iter().filter(|p| p.recent_active && status.voters.contains(&p.id));
         if status.leading
-            && let Some(next) = status.voters.iter().find(|id| **id != status.id)
+            && let Some(next) = voters.max_by_key(|p| p.matched)
         {
-            self.store.transfer(*next).await;
+            self.store.transfer(next.id).await;
             let mut news = self.store.status();
             let stepped_down = news.wait_for(|s| !s.leading && s.leader.is_some_and(|l| l != s.id));
             let _ = timeout(ELECTION, stepped_down).await.context("no other node took over the lead")?;
@@ -211,11 +212,6 @@ impl Running {
             let body = answer.into_body().collect().await?.to_bytes();
             bail!("the cluster refuses: {}", String::from_utf8_lossy(&body));
         }
-        let mut news = self.store.status();
-        let id = self.state.member.id;
-        // The others replace this voter; without its vote they could lose their majority when it is gone.
-        let out = news.wait_for(|s| !s.voters.contains(&id));
-        let _ = timeout(ELECTION, out).await;
         Ok(())
     }
 
@@ -465,10 +461,17 @@ async fn keep_members(files: Files, roster: Roster) {
     }
 }
 
-/// On a node without a replica: asks the leader for the members whenever a Node comes, goes or moves.
+/// On a node without a replica, or with one that Raft feeds no longer: asks the leader for the members whenever a Node
+/// comes, goes or moves.
 async fn refresh_members(client: NodeClient, roster: Roster, store: Store, mut news: watch::Receiver<()>) {
     while news.changed().await.is_ok() {
-        if !store.status().borrow().voters.is_empty() {
+        let fed = {
+            let status = store.status();
+            let status = status.borrow();
+            let ours = status.voters.contains(&status.id) || status.learners.contains(&status.id);
+            ours && status.leader.is_some()
+        };
+        if fed {
             continue;
         }
         match members(&client).await {

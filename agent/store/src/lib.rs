@@ -31,5 +31,5 @@ pub use disk::OpenError;
 pub use disk::{Fault, Operation};
 pub use kv::*;
 pub use status::{Progress, Role, Status};
-pub use store::{BootstrapError, Config, ReceiveError, Store, Transport};
+pub use store::{BootstrapError, Config, MAX_MESSAGE, ReceiveError, Store, Transport, is_snapshot};
 pub use volatile::Volatile;

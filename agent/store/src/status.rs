@@ -54,6 +54,8 @@ pub struct Status {
     pub voters: Vec<u64>,
     /// Who receives the log without voting.
     pub learners: Vec<u64>,
+    /// Who votes no more once the change that is under way is over. Until then nothing is decided without them.
+    pub leaving: Vec<u64>,
     /// The other members' progress; empty unless this node leads.
     pub progress: Vec<Progress>,
     /// Why the disk takes no writes at the moment.
@@ -70,6 +72,7 @@ impl Status {
             || self.term != other.term
             || self.voters != other.voters
             || self.learners != other.learners
+            || self.leaving != other.leaving
             || self.disk_error != other.disk_error
             || progress(self) != progress(other)
     }

@@ -22,8 +22,8 @@ use crate::writer::Writer;
 
 /// Largest message taken that is no snapshot. Appends under way to one peer can be merged into one message.
 const MESSAGE_LIMIT: usize = 16 << 20;
-/// Largest snapshot taken.
-const SNAPSHOT_LIMIT: usize = 128 << 20;
+/// The largest message that [`Store::receive`] takes: a snapshot of the whole state.
+pub const MAX_MESSAGE: usize = 128 << 20;
 /// Bytes of messages that may wait for the store's thread.
 const QUEUE_LIMIT: usize = 160 << 20;
 /// Commits that may be under way.
@@ -35,6 +35,12 @@ const COMMIT_UNITS: usize = 8 << 10;
 pub trait Transport: Send + Sync + 'static {
     /// Sends a message; never blocks, may drop it. The message must reach [`Store::receive`] of node `to`.
     fn send(&self, to: u64, message: Bytes);
+}
+
+/// Whether a message given to [`Transport::send`] is a snapshot, whose fate [`Store::snapshot_sent`] wants to know.
+pub fn is_snapshot(message: &[u8]) -> bool {
+    // The kind comes first in a message: 7 is a snapshot.
+    message.starts_with(&[8, 7])
 }
 
 /// How a store runs.
@@ -237,8 +243,7 @@ impl Store {
     /// Takes a message that another member's transport was given for this node. Never blocks.
     pub fn receive(&self, message: Bytes) -> Result<(), ReceiveError> {
         let size = message.len();
-        // The kind comes first in a message: 7 is a snapshot.
-        let limit = if message.starts_with(&[8, 7]) { SNAPSHOT_LIMIT } else { MESSAGE_LIMIT };
+        let limit = if is_snapshot(&message) { MAX_MESSAGE } else { MESSAGE_LIMIT };
         if size > limit {
             return Err(ReceiveError::TooLarge(size));
         }
@@ -258,8 +263,8 @@ impl Store {
         let _ = self.tell(Command::Unreachable(peer));
     }
 
-    /// The transport has sent a snapshot (a message whose kind is a snapshot) to a member, or could not. Without
-    /// this report a lost snapshot is sent again after ten seconds.
+    /// The transport has sent a snapshot ([`is_snapshot`]) to a member, or could not. Without this report a lost
+    /// snapshot is sent again after ten seconds.
     pub fn snapshot_sent(&self, peer: u64, ok: bool) {
         let _ = self.tell(Command::SnapshotSent(peer, ok));
     }

@@ -298,3 +298,15 @@ async fn hostile_messages_are_refused_and_harm_nothing() {
     // The one message a stranger can disturb with is a higher term; the cluster goes on in the next.
     commit_anywhere(&[store], put("/a", "1")).await;
 }
+
+#[tokio::test]
+async fn who_is_leaving_counts_until_the_change_is_over() {
+    let (dir, net) = (TempDir::new().unwrap(), Net::new());
+    let stores = cluster(&net, configs(&dir, 3)).await;
+    // Nobody is 8 or 9: the old voters decide to begin the change, the new ones cannot end it.
+    let change = stores[0].change(Change::Set { voters: vec![1, 8, 9], learners: Vec::new() });
+    let begun = until(&stores[0], |s| !s.leaving.is_empty());
+    let (changed, begun) = tokio::join!(within(change), begun);
+    assert_eq!(changed, Err(ChangeError::Lost));
+    assert_eq!((begun.voters, begun.leaving), (vec![1, 8, 9], vec![2, 3]));
+}

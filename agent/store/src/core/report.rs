@@ -36,6 +36,9 @@ impl Core {
             ids.sort_unstable();
             ids
         };
+        let conf = &self.conf_state;
+        let leaving = conf.voters_outgoing.iter().filter(|id| !conf.voters.contains(id));
+        let leaving: Vec<u64> = leaving.copied().collect();
         Status {
             id: self.config.id,
             role,
@@ -49,6 +52,7 @@ impl Core {
             revision: self.space.revision(),
             voters: sorted(&self.conf_state.voters),
             learners: sorted(&self.conf_state.learners),
+            leaving: sorted(&leaving),
             progress,
             disk_error: None,
         }
