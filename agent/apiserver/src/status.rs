@@ -196,14 +196,23 @@ impl From<store::CommitError> for Status {
                 Self::new(StatusCode::CONFLICT, "Conflict", format!("{key}: changed meanwhile"))
             }
             NotLeader | Closed => Self::unavailable(error.to_string()),
-            // Whether it was written is unknown: a timeout is what clients read as that.
-            Unknown => {
-                let mut status = Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", error.to_string());
-                status.retry_after = Some(1);
-                status
-            }
+            // Whether it was written is unknown: a timeout is what clients read as that. No Retry-After: kubectl and
+            // its kin send whatever they are told to retry again, and a create or a patch could happen twice.
+            Unknown => Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", error.to_string()),
             TooLarge { limit, .. } => Self::too_large(limit),
             Disk(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "InternalError", error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use store::CommitError;
+
+    #[test]
+    fn only_what_was_not_written_may_be_sent_again() {
+        assert_eq!(Status::from(CommitError::NotLeader).retry_after, Some(1));
+        assert_eq!(Status::from(CommitError::Unknown).retry_after, None);
     }
 }
