@@ -322,8 +322,9 @@ start_node() {
 
 # A power cut: nothing is asked, nothing can answer. The disk stays.
 kill_node() {
-  kill_cgroup "$CGROUP/n$1"
+  # The plug comes first: a kernel that outlives its processes would say goodbye for them.
   ip -n "$(lan_ns)" link del "n$1" 2>/dev/null || true
+  kill_cgroup "$CGROUP/n$1"
   if netns_exists "$(node_ns "$1")"; then ip netns del "$(node_ns "$1")"; fi
   remove_cgroup "$CGROUP/n$1"
   rm -f "$LAB/n$1/pid"
