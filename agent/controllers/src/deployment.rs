@@ -23,10 +23,9 @@ use crate::{
     event::Event,
     hash::template_hash,
     kind::Typed,
+    owned::{self, created, namespace_ends, owner_reference},
     pod,
     reconcile::Context,
-    replicas::{created, namespace_ends, owner_reference},
-    selector,
     write::{Outcome, Target, Write},
 };
 
@@ -76,7 +75,8 @@ pub(crate) fn reconcile(namespace: &str, name: &str, cx: &mut Context<'_>) -> Ou
     let Some(spec) = &deployment.spec else { return Outcome::default() };
     let deleting = deployment.metadata.deletion_timestamp.is_some() || namespace_ends(cx.world, namespace);
     if !deleting {
-        let claims = claim(deployment, spec, cx);
+        let sets = cx.world.replica_sets.in_namespace(namespace);
+        let claims = owned::claim(sets, &spec.selector, &owner_reference(deployment), |_| true);
         if !claims.is_empty() {
             return Outcome::new(claims);
         }
@@ -141,44 +141,12 @@ fn bounds(spec: &DeploymentSpec, want: i32) -> (i32, i32) {
         return (0, want);
     }
     let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
-    let surge = share(rolling.and_then(|r| r.max_surge.as_ref()), want, true);
-    let unavailable = share(rolling.and_then(|r| r.max_unavailable.as_ref()), want, false);
+    let quarter = IntOrString::String("25%".to_owned());
+    let part = |value: Option<&IntOrString>, up| owned::share(value.unwrap_or(&quarter), want, up);
+    let surge = part(rolling.and_then(|r| r.max_surge.as_ref()), true);
+    let unavailable = part(rolling.and_then(|r| r.max_unavailable.as_ref()), false);
     let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable };
     (surge, unavailable.min(want))
-}
-
-/// A number or a percentage of `total`; 25% when not said.
-fn share(value: Option<&IntOrString>, total: i32, up: bool) -> i32 {
-    let percent = match value {
-        Some(IntOrString::Int(number)) => return (*number).max(0),
-        Some(IntOrString::String(text)) => text.trim_end_matches('%').parse().unwrap_or(25),
-        None => 25_i64,
-    };
-    let product = percent.max(0).saturating_mul(i64::from(total));
-    let rounded = if up { product.saturating_add(99) / 100 } else { product / 100 };
-    i32::try_from(rounded).unwrap_or(i32::MAX)
-}
-
-/// Adopts matching replica sets without a controller, lets go of those that no longer match.
-fn claim(deployment: &Deployment, spec: &DeploymentSpec, cx: &Context<'_>) -> Vec<Write> {
-    let namespace = deployment.metadata.namespace.as_deref().unwrap_or_default();
-    let reference = owner_reference(deployment);
-    let sets = cx.world.replica_sets.in_namespace(namespace);
-    sets.filter(|rs| rs.metadata.deletion_timestamp.is_none())
-        .filter_map(|rs| {
-            let matches = selector::matches(&spec.selector, rs.metadata.labels.as_ref());
-            let mut owners = rs.metadata.owner_references.clone().unwrap_or_default();
-            match pod::controller_of(&rs.metadata) {
-                None if matches => owners.push(reference.clone()),
-                Some(owner) if owner.uid == reference.uid && !matches => {
-                    owners.retain(|o| o.uid != reference.uid);
-                }
-                _ => return None,
-            }
-            let version = rs.metadata.resource_version.as_deref();
-            Some(Write::patch_meta(Target::of(rs), version, json!({ "ownerReferences": owners })))
-        })
-        .collect()
 }
 
 /// Same template, the hash label apart: a template that comes back (rollback) finds its old replica set.

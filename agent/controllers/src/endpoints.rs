@@ -10,9 +10,10 @@ use k8s_openapi::{
 
 use crate::{
     event::reference,
-    node, pod,
+    node,
+    owned::namespace_ends,
+    pod,
     reconcile::Context,
-    replicas::namespace_ends,
     selector,
     write::{Outcome, Target, Write},
 };

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::{
-        apps::v1::{Deployment, ReplicaSet},
+        apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+        batch::v1::{CronJob, Job},
         coordination::v1::Lease,
-        core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service},
+        core::v1::{Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -119,6 +120,12 @@ typed! {
     7 Node false,
     8 Namespace false,
     9 Lease true,
+    10 Job true,
+    11 DaemonSet true,
+    12 ControllerRevision true,
+    13 CronJob true,
+    14 StatefulSet true,
+    15 PersistentVolumeClaim true,
 }
 
 impl Kinds {

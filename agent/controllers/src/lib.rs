@@ -17,6 +17,7 @@
 //! been acknowledged is in the store, whatever had not is simply done again. Time between nodes is never compared:
 //! a node's silence is measured with this machine's monotonic clock, from the last change this process saw.
 
+mod back_off;
 mod cidr;
 mod deployment;
 mod endpoints;
@@ -24,11 +25,13 @@ mod event;
 mod executor;
 mod gc;
 mod hash;
+mod job;
 mod kind;
 mod listwatch;
 mod meta;
 mod namespace;
 mod node;
+mod owned;
 mod pod;
 mod podgc;
 mod queue;

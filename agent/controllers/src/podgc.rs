@@ -13,10 +13,12 @@ use crate::{
 pub(crate) fn reconcile(namespace: &str, name: &str, cx: &mut Context<'_>) -> Outcome {
     let Some(p) = cx.world.pods.get(namespace, name) else { return Outcome::default() };
     let deleting = p.metadata.deletion_timestamp.is_some();
+    if deleting && p.metadata.deletion_grace_period_seconds == Some(0) {
+        // Only a finalizer holds it.
+        return Outcome::default();
+    }
     match pod::node(p) {
-        None if deleting && p.metadata.deletion_grace_period_seconds != Some(0) => {
-            Outcome::new(vec![Write::force_delete(Target::of(p))])
-        }
+        None if deleting => Outcome::new(vec![Write::force_delete(Target::of(p))]),
         Some(node) if cx.world.nodes.get("", node).is_none() => {
             let target = Target {
                 kind: <k8s_openapi::api::core::v1::Node as Typed>::KIND,

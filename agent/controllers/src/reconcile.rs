@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 
 use crate::{
-    Config, cidr, deployment, endpoints, gc, namespace, node, podgc, replicas, slices, world::World,
+    Config, cidr, deployment, endpoints, gc, job, namespace, node, podgc, replicas, slices, world::World,
     write::Outcome,
 };
 
@@ -21,6 +21,10 @@ pub(crate) enum Controller {
     ReplicaSet,
     /// By replication controller.
     ReplicationController,
+    /// By job.
+    Job,
+    /// By pod, of a job that may be gone.
+    JobOrphan,
     /// Endpoints, by service.
     Endpoints,
     /// Endpoint slices, by service.
@@ -88,6 +92,8 @@ pub(crate) fn reconcile(key: &Key, cx: &mut Context<'_>) -> Outcome {
         Controller::Deployment => deployment::reconcile(namespace, name, cx),
         Controller::ReplicaSet => replicas::reconcile_replica_set(namespace, name, cx),
         Controller::ReplicationController => replicas::reconcile_replication_controller(namespace, name, cx),
+        Controller::Job => job::reconcile(namespace, name, cx),
+        Controller::JobOrphan => job::reconcile_orphan(namespace, name, cx),
         Controller::Endpoints => endpoints::reconcile(namespace, name, cx),
         Controller::EndpointSlices => slices::reconcile(namespace, name, cx),
         Controller::Namespace => namespace::reconcile(name, cx),

@@ -10,23 +10,18 @@ use k8s_openapi::{
             ReplicationControllerStatus,
         },
     },
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference, Time},
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
 };
-use serde_json::json;
 
 use crate::{
-    event::Event,
     hash::random_name,
     kind::Typed,
+    owned::{self, BURST, namespace_ends, number, owner_reference, positive, seconds},
     pod,
     reconcile::Context,
     selector,
-    world::World,
-    write::{Outcome, Propagation, Target, Write},
+    write::{Outcome, Write},
 };
-
-/// Most pods made or deleted in one go; the rest follows when these are seen.
-const BURST: usize = 500;
 
 /// What both kinds have in common.
 struct Replicas<'a> {
@@ -151,13 +146,18 @@ fn reconcile<K: Typed>(view: &Replicas<'_>, object: &K, cx: &mut Context<'_>) ->
     let namespace = view.meta.namespace.as_deref().unwrap_or_default();
     let deleting = view.meta.deletion_timestamp.is_some();
     if !deleting {
-        let claims = claim(view, namespace, cx.world);
+        let pods = cx.world.pods.in_namespace(namespace);
+        let claims = owned::claim(pods, &view.selector, &view.owner, pod::is_active);
         if !claims.is_empty() {
             return (Outcome::new(claims), None);
         }
     }
-    let owned: Vec<&Pod> =
-        cx.world.pods.in_namespace(namespace).filter(|p| is_owned(p, &view.owner.uid)).collect();
+    let owned: Vec<&Pod> = cx
+        .world
+        .pods
+        .in_namespace(namespace)
+        .filter(|p| owned::is_owned(&p.metadata, &view.owner.uid))
+        .collect();
     let active: Vec<&Pod> = owned.iter().copied().filter(|p| pod::is_active(p)).collect();
     let mut outcome = Outcome::default();
     let counts = count(view, &owned, &active, cx, &mut outcome);
@@ -174,28 +174,6 @@ fn reconcile<K: Typed>(view: &Replicas<'_>, object: &K, cx: &mut Context<'_>) ->
     // What fails is said (first, as a failure ends the writes) before it is tried once more.
     let settled = outcome.writes.is_empty() || cx.failure.is_some();
     (outcome, settled.then_some(counts))
-}
-
-/// Adopts matching orphans and lets go of pods that no longer match.
-fn claim(view: &Replicas<'_>, namespace: &str, world: &World) -> Vec<Write> {
-    world
-        .pods
-        .in_namespace(namespace)
-        .filter(|p| p.metadata.deletion_timestamp.is_none())
-        .filter_map(|p| {
-            let matches = selector::matches(&view.selector, p.metadata.labels.as_ref());
-            let mut owners = p.metadata.owner_references.clone().unwrap_or_default();
-            match pod::controller_of(&p.metadata) {
-                None if matches && pod::is_active(p) => owners.push(view.owner.clone()),
-                Some(owner) if owner.uid == view.owner.uid && !matches => {
-                    owners.retain(|o| o.uid != view.owner.uid);
-                }
-                _ => return None,
-            }
-            let version = p.metadata.resource_version.as_deref();
-            Some(Write::patch_meta(Target::of(p), version, json!({ "ownerReferences": owners })))
-        })
-        .collect()
 }
 
 fn count(
@@ -218,7 +196,7 @@ fn count(
             continue;
         }
         counts.ready += 1;
-        match available_in(p, view.min_ready, cx) {
+        match owned::available_in(p, view.min_ready, cx) {
             Duration::ZERO => counts.available += 1,
             wait => outcome.look_again(wait),
         }
@@ -226,48 +204,19 @@ fn count(
     counts
 }
 
-/// How long until a ready pod counts as available.
-fn available_in(p: &Pod, min_ready: Duration, cx: &Context<'_>) -> Duration {
-    let since = p.metadata.uid.as_ref().and_then(|uid| cx.world.ready_since.get(uid));
-    since.map_or(min_ready, |since| min_ready.saturating_sub(cx.now.saturating_duration_since(*since)))
-}
-
 fn create<K: Typed>(view: &Replicas<'_>, object: &K, cx: &mut Context<'_>) -> Option<Write> {
-    let template = view.template?;
-    let meta = template.metadata.clone().unwrap_or_default();
-    let name = random_name(&format!("{}-", view.meta.name.as_deref()?), cx.rng);
-    let pod = Pod {
-        metadata: ObjectMeta {
-            name: Some(name.clone()),
-            namespace: view.meta.namespace.clone(),
-            generate_name: Some(format!("{}-", view.meta.name.as_deref()?)),
-            labels: meta.labels,
-            annotations: meta.annotations,
-            finalizers: meta.finalizers,
-            owner_references: Some(vec![view.owner.clone()]),
-            ..ObjectMeta::default()
-        },
-        spec: template.spec.clone(),
-        status: None,
-    };
-    let done = Event::normal(view.component, object, "SuccessfulCreate", format!("Created pod: {name}"));
-    let failed = Event::warning(view.component, object, "FailedCreate", "Error creating: ".to_owned());
-    Some(Write::Create { object: pod.wrap(), done: Some(done), failed: Some(failed) })
+    let base = format!("{}-", view.meta.name.as_deref()?);
+    let mut pod = owned::pod(object, view.template?, random_name(&base, cx.rng));
+    pod.metadata.generate_name = Some(base);
+    Some(owned::create(view.component, object, pod))
 }
 
 fn delete<K: Typed>(view: &Replicas<'_>, object: &K, p: &Pod) -> Write {
-    let name = p.metadata.name.as_deref().unwrap_or_default();
-    Write::Delete {
-        target: Target::of(p),
-        grace: None,
-        propagation: Propagation::Background,
-        done: Some(Event::normal(view.component, object, "SuccessfulDelete", format!("Deleted pod: {name}"))),
-        failed: Some(Event::warning(view.component, object, "FailedDelete", "Error deleting: ".to_owned())),
-    }
+    owned::delete(view.component, object, p)
 }
 
 /// Which pods go first: what serves least is missed least.
-fn victims<'a>(mut active: Vec<&'a Pod>, surplus: usize, cx: &Context<'_>) -> Vec<&'a Pod> {
+pub(crate) fn victims<'a>(mut active: Vec<&'a Pod>, surplus: usize, cx: &Context<'_>) -> Vec<&'a Pod> {
     let mut per_node: HashMap<&str, usize> = HashMap::new();
     for p in &active {
         if let Some(node) = pod::node(p) {
@@ -307,28 +256,6 @@ fn deletion_cost(p: &Pod) -> i32 {
         .unwrap_or(0)
 }
 
-fn is_owned(p: &Pod, uid: &str) -> bool {
-    pod::controller_of(&p.metadata).is_some_and(|owner| owner.uid == uid)
-}
-
-/// A controller reference to an object.
-pub(crate) fn owner_reference<K: Typed>(object: &K) -> OwnerReference {
-    let meta = object.meta();
-    OwnerReference {
-        api_version: K::api_version(&()).into_owned(),
-        kind: K::kind(&()).into_owned(),
-        name: meta.name.clone().unwrap_or_default(),
-        uid: meta.uid.clone().unwrap_or_default(),
-        controller: Some(true),
-        block_owner_deletion: Some(true),
-    }
-}
-
-/// Whether nothing new may be made in a namespace.
-pub(crate) fn namespace_ends(world: &World, namespace: &str) -> bool {
-    world.namespaces.get("", namespace).is_some_and(|ns| ns.metadata.deletion_timestamp.is_some())
-}
-
 /// Replaces, adds or removes (by its type) the one condition these kinds have, keeping its time while it says the same.
 fn with_condition<C: Clone>(
     old: Option<&[C]>,
@@ -343,24 +270,6 @@ fn with_condition<C: Clone>(
         list.push(before.cloned().unwrap_or(new));
     }
     Some(list).filter(|list| !list.is_empty())
-}
-
-fn seconds(value: Option<i32>) -> Duration {
-    Duration::from_secs(u64::try_from(value.unwrap_or(0)).unwrap_or(0))
-}
-
-fn number(count: usize) -> i32 {
-    i32::try_from(count).unwrap_or(i32::MAX)
-}
-
-/// Zero is left out, as upstream leaves it out.
-pub(crate) fn positive(count: i32) -> Option<i32> {
-    Some(count).filter(|n| *n > 0)
-}
-
-/// For ordering by age.
-pub(crate) fn created(meta: &ObjectMeta) -> Option<&Time> {
-    meta.creation_timestamp.as_ref()
 }
 
 #[cfg(test)]

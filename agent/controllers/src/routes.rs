@@ -7,12 +7,13 @@ use k8s_openapi::{
         apps::v1::{Deployment, ReplicaSet},
         core::v1::{Namespace, Pod, ReplicationController},
     },
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
 };
 
 use crate::{
+    job,
     kind::{Kinds, Object, Typed},
-    node, pod,
+    node, owned, pod,
     reconcile::{Controller, Key},
     selector, slices,
     world::{Diff, World},
@@ -46,6 +47,14 @@ fn by_kind(world: &World, object: &Object, gone: bool, keys: &mut Vec<Key>) {
             keys.push(Key::new(Controller::ReplicationController, namespace, name))
         }
         Object::Deployment(_) => keys.push(Key::new(Controller::Deployment, namespace, name)),
+        Object::Job(_) => {
+            keys.push(Key::new(Controller::Job, namespace, name));
+            if gone {
+                let uid = meta.uid.as_deref().unwrap_or_default();
+                let own = world.pods.in_namespace(namespace).filter(|p| owned::is_owned(&p.metadata, uid));
+                keys.extend(own.map(|p| pod_key(Controller::JobOrphan, p)));
+            }
+        }
         Object::Service(_) | Object::Endpoints(_) => service(namespace, name, keys),
         Object::EndpointSlice(slice) => {
             if let Some(name) = slice.metadata.labels.as_ref().and_then(|l| l.get(slices::SERVICE_NAME)) {
@@ -60,7 +69,13 @@ fn by_kind(world: &World, object: &Object, gone: bool, keys: &mut Vec<Key>) {
         Object::Meta(kind, _) if world.kinds.as_ref().and_then(Kinds::event) == Some(*kind) => {
             keys.extend(meta.uid.as_deref().map(|uid| Key::new(Controller::EventTtl, "", uid)));
         }
-        Object::Lease(_) | Object::Meta(..) => {}
+        Object::Lease(_)
+        | Object::Meta(..)
+        | Object::DaemonSet(_)
+        | Object::ControllerRevision(_)
+        | Object::CronJob(_)
+        | Object::StatefulSet(_)
+        | Object::PersistentVolumeClaim(_) => {}
     }
 }
 
@@ -91,6 +106,12 @@ fn pod_key(controller: Controller, p: &Pod) -> Key {
 fn by_pod(world: &World, p: &Pod, keys: &mut Vec<Key>) {
     let namespace = p.metadata.namespace.as_deref().unwrap_or_default();
     owners_of_pod(world, p, namespace, keys);
+    let known = |owner: &OwnerReference| {
+        owner.kind == "Job" && world.jobs.get(namespace, &owner.name).is_some_and(|j| is_of(j, &owner.uid))
+    };
+    if job::is_tracked(p) && !pod::controller_of(&p.metadata).is_some_and(known) {
+        keys.push(pod_key(Controller::JobOrphan, p));
+    }
     for s in world.services.in_namespace(namespace) {
         let wanted = s.spec.as_ref().and_then(|spec| spec.selector.as_ref());
         if selector::matches_map(wanted, p.metadata.labels.as_ref()) {
@@ -127,6 +148,7 @@ fn owners_of_pod(world: &World, p: &Pod, namespace: &str, keys: &mut Vec<Key>) {
             "ReplicationController" => {
                 keys.push(Key::new(Controller::ReplicationController, namespace, &owner.name));
             }
+            "Job" => keys.push(Key::new(Controller::Job, namespace, &owner.name)),
             _ => {}
         }
         return;
@@ -135,9 +157,16 @@ fn owners_of_pod(world: &World, p: &Pod, namespace: &str, keys: &mut Vec<Key>) {
     let sets = world.replica_sets.in_namespace(namespace);
     let sets = sets.filter(|rs| rs.spec.as_ref().is_some_and(|s| selector::matches(&s.selector, labels)));
     keys.extend(sets.filter_map(|rs: &ReplicaSet| key_of(Controller::ReplicaSet, rs)));
+    let jobs = world.jobs.in_namespace(namespace).filter(|j| job::selects(j, &p.metadata));
+    keys.extend(jobs.filter_map(|j| key_of(Controller::Job, j)));
     let controllers = world.replication_controllers.in_namespace(namespace);
     let matching = controllers.filter(|rc| rc_matches(rc, labels));
     keys.extend(matching.filter_map(|rc| key_of(Controller::ReplicationController, rc)));
+}
+
+/// Whether an object has this uid.
+fn is_of<K: Typed>(object: &K, uid: &str) -> bool {
+    object.meta().uid.as_deref() == Some(uid)
 }
 
 fn rc_matches(rc: &ReplicationController, labels: Option<&BTreeMap<String, String>>) -> bool {

@@ -3,9 +3,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::{
-    apps::v1::{Deployment, ReplicaSet},
+    apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+    batch::v1::{CronJob, Job},
     coordination::v1::Lease,
-    core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service},
+    core::v1::{Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::{

@@ -13,8 +13,8 @@ use k8s_openapi::{
 use crate::{
     endpoints::{Backend, Port, backends, is_api_service, is_managed},
     hash::random_name,
+    owned::{namespace_ends, owner_reference},
     reconcile::Context,
-    replicas::{namespace_ends, owner_reference},
     write::{Outcome, Target, Write},
 };
 

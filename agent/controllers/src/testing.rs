@@ -1,6 +1,8 @@
 //! A small API server in memory for tests: it keeps objects as JSON with versions, generations and deletion as the
 //! API defines them, and a log of what happened for watches to be fed from.
 
+mod stage;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -17,6 +19,8 @@ use crate::{
     world::{Change, World},
     write::{Outcome, Propagation, Target, Write},
 };
+
+pub(crate) use stage::Stage;
 
 /// HTTP code and reason.
 pub(crate) type Refusal = (u16, &'static str);
@@ -216,13 +220,18 @@ impl Sim {
         Ok(Some(Change::Applied(parse(kind, value))))
     }
 
+    /// Everything of a kind, as a list brings it.
+    pub(crate) fn listed(&self, kind: KindId) -> Change {
+        let of_kind = self.objects.iter().filter(|(place, _)| place.0 == kind);
+        let objects = of_kind.map(|(_, value)| parse(kind, value.clone())).collect();
+        Change::Listed { kind, version: self.revision, objects }
+    }
+
     /// A world that has seen everything.
     pub(crate) fn world(&self, now: Instant) -> World {
         let mut world = World::new(self.kinds.clone());
         for id in 0..self.kinds.len() {
-            let of_kind = self.objects.iter().filter(|(place, _)| place.0 == KindId(id));
-            let objects = of_kind.map(|(_, value)| parse(KindId(id), value.clone())).collect();
-            world.apply(Change::Listed { kind: KindId(id), version: self.revision, objects }, now);
+            world.apply(self.listed(KindId(id)), now);
         }
         assert!(world.synced());
         world

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use k8s_openapi::{
     api::{
-        apps::v1::{Deployment, ReplicaSet},
+        apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+        batch::v1::{CronJob, Job},
         coordination::v1::Lease,
-        core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service},
+        core::v1::{Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
@@ -15,6 +16,7 @@ use kube::Resource;
 use tokio::time::Instant;
 
 use crate::{
+    back_off::{self, Failures},
     kind::{KindId, Kinds, Object, Typed, for_each_typed},
     meta::{MetaIndex, Place},
     pod,
@@ -114,10 +116,19 @@ pub(crate) struct World {
     pub(crate) nodes: Cache<Node>,
     pub(crate) namespaces: Cache<Namespace>,
     pub(crate) leases: Cache<Lease>,
+    pub(crate) jobs: Cache<Job>,
+    pub(crate) daemon_sets: Cache<DaemonSet>,
+    pub(crate) revisions: Cache<ControllerRevision>,
+    pub(crate) cron_jobs: Cache<CronJob>,
+    pub(crate) stateful_sets: Cache<StatefulSet>,
+    pub(crate) claims: Cache<PersistentVolumeClaim>,
     pub(crate) meta: MetaIndex,
     pub(crate) kinds: Option<Kinds>,
     /// Since when each ready pod has been seen ready.
     pub(crate) ready_since: HashMap<String, Instant>,
+    /// How the pods of owners that make new ones for failed ones have fared, by the owner's uid and what tells its
+    /// pods apart (a node's name, or nothing).
+    pub(crate) failures: HashMap<(String, String), Failures>,
     /// By node name.
     pub(crate) heartbeats: HashMap<String, Heartbeat>,
     /// When each event was last seen to change, by uid.
@@ -143,6 +154,8 @@ macro_rules! in_world {
 in_world! {
     Pod pods, ReplicaSet replica_sets, ReplicationController replication_controllers, Deployment deployments,
     Service services, Endpoints endpoints, EndpointSlice slices, Node nodes, Namespace namespaces, Lease leases,
+    Job jobs, DaemonSet daemon_sets, ControllerRevision revisions, CronJob cron_jobs, StatefulSet stateful_sets,
+    PersistentVolumeClaim claims,
 }
 
 impl World {
@@ -248,6 +261,10 @@ impl World {
             ($kind:ident) => {
                 if kind == $kind::KIND {
                     let object = $kind::cache(self).get_mut(&namespace, &name)?;
+                    if object.metadata.deletion_timestamp.is_some() {
+                        // Nothing new; a finalizer may hold it for long.
+                        return None;
+                    }
                     let old = object.clone().wrap();
                     object.metadata.deletion_timestamp.get_or_insert_with(|| Time(jiff::Timestamp::now()));
                     return Some(Diff { old: Some(old), new: Some(object.clone().wrap()) });
@@ -263,6 +280,7 @@ impl World {
         match object {
             Object::Pod(pod) => {
                 let Some(uid) = pod.metadata.uid.clone() else { return };
+                self.observe_end(pod, now);
                 if pod::is_ready(pod) {
                     self.ready_since.entry(uid).or_insert(now);
                 } else {
@@ -299,6 +317,26 @@ impl World {
         }
     }
 
+    /// Counts a pod that is seen to have failed for the first time; a success takes the failures back.
+    fn observe_end(&mut self, pod: &Pod, now: Instant) {
+        let Some(end) = back_off::end(pod) else { return };
+        let meta = &pod.metadata;
+        let before = self
+            .pods
+            .get(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+            .filter(|old| old.metadata.uid == meta.uid);
+        if before.is_some_and(|old| back_off::end(old).is_some()) {
+            return;
+        }
+        let key = (end.owner.to_owned(), end.place.to_owned());
+        if end.success {
+            self.failures.remove(&key);
+        } else {
+            let failures = Failures::one_more(self.failures.get(&key), &end, now);
+            self.failures.insert(key, failures);
+        }
+    }
+
     fn heartbeat(&mut self, node: &str, now: Instant) -> &mut Heartbeat {
         self.heartbeats.entry(node.to_owned()).or_insert(Heartbeat {
             changed: now,
@@ -313,6 +351,9 @@ impl World {
         if let Some(uid) = &meta.uid {
             self.ready_since.remove(uid);
             self.event_seen.remove(uid);
+            if matches!(object, Object::Job(_) | Object::DaemonSet(_)) {
+                self.failures.retain(|(owner, _), _| owner != uid);
+            }
         }
         if let (Object::Node(_), Some(name)) = (object, &meta.name) {
             self.heartbeats.remove(name);

@@ -7,8 +7,8 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStat
 
 use super::{Rollout, available, size};
 use crate::{
+    owned::positive,
     reconcile::Context,
-    replicas::positive,
     write::{Outcome, Write},
 };
 

@@ -29,7 +29,6 @@ pub const JOB: Descriptor = Descriptor {
     defaults,
     validate,
     generation: "spec",
-    idle: true,
     ..BASE
 };
 
