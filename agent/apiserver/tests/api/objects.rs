@@ -307,18 +307,30 @@ async fn an_event_has_two_forms() {
 #[tokio::test]
 async fn whoever_makes_what_nothing_acts_on_is_told() {
     let world = World::new().await;
+    let target = json!({"kind": "Deployment", "name": "web", "apiVersion": "apps/v1"});
+    let scaler = json!({"metadata": {"name": "web"}, "spec": {"maxReplicas": 5, "scaleTargetRef": target}});
+    let scalers = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let made = world.post(scalers, scaler).await;
+    let warning = made.headers.get(header::WARNING).unwrap().to_str().unwrap().to_owned();
+    let about = "horizontalpodautoscalers.autoscaling are kept, but nothing in this cluster acts on them yet";
+    assert_eq!(warning, format!("299 - \"{about}\""));
+    made.ok(201);
+    let patch = json!({"spec": {"maxReplicas": 2}});
+    let changed = world.patch(&format!("{scalers}/web"), "strategic-merge", patch).await;
+    assert!(!changed.headers.contains_key(header::WARNING));
+}
+
+#[tokio::test]
+async fn a_job_selects_its_pods_by_its_uid() {
+    let world = World::new().await;
     let job = json!({"metadata": {"name": "pi"}, "spec": {"template": {"spec": {"restartPolicy": "Never",
         "containers": [{"name": "a", "image": "a"}]}}}});
     let jobs = "/apis/batch/v1/namespaces/default/jobs";
-    let made = world.post(jobs, job).await;
-    let warning = made.headers.get(header::WARNING).unwrap().to_str().unwrap().to_owned();
-    assert_eq!(warning, "299 - \"jobs.batch are kept, but nothing in this cluster acts on them yet\"");
-    let made = made.ok(201);
+    let made = world.post(jobs, job).await.ok(201);
     let uid = text(&made["metadata"]["uid"]);
     assert_eq!(made["spec"]["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"], uid);
     let patch = json!({"spec": {"parallelism": 2}});
     let changed = world.patch(&format!("{jobs}/pi"), "strategic-merge", patch).await;
-    assert!(!changed.headers.contains_key(header::WARNING));
     assert_eq!(changed.ok(200)["metadata"]["generation"], 2);
 }
 
