@@ -5,7 +5,7 @@ use std::io::Write;
 
 /// Says one line.
 pub fn say(text: &str) {
-    write(6, text);
+    write(5, text);
 }
 
 /// Says what went wrong.

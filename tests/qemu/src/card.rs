@@ -89,6 +89,13 @@ impl Card {
         Ok(slots::card::write(&card, state)?)
     }
 
+    /// Overwrites the beginning of a slot's root.
+    pub fn break_root(&self, slot: slots::Slot) -> Result<()> {
+        let card = OpenOptions::new().read(true).write(true).open(self.path())?;
+        let root = partition(&card, slot.partition().into())?;
+        Ok(card.write_all_at(&[0; 4096], root.0)?)
+    }
+
     /// Copies slot A to slot B: the root, and the boot files with the other slot on their command line.
     pub fn copy_slot(&self) -> Result<()> {
         let card = OpenOptions::new().read(true).write(true).open(self.path())?;
