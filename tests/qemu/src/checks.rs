@@ -30,7 +30,7 @@ pub fn master(guest: &mut Guest) -> Result<()> {
 
 /// An image made on the node out of its own shell is loaded, run and answers.
 pub fn workload(guest: &mut Guest) -> Result<()> {
-    guest.ok(&archive_of_static_program(), 3 * MINUTE)?;
+    guest.ok(&archive_of_a_shell(), 3 * MINUTE)?;
     guest.ok("kube-config load /root/hello.tar", 3 * MINUTE)?;
     guest.ok(
         "kubectl run hello --image=example.org/hello:1 --image-pull-policy=Never --restart=Never",
@@ -43,11 +43,12 @@ pub fn workload(guest: &mut Guest) -> Result<()> {
 }
 
 /// Builds a docker-save archive in the guest: bash with the libraries that it needs, one layer.
-fn archive_of_static_program() -> String {
-    let config = r#"{\"architecture\":\"arm64\",\"os\":\"linux\",\"config\":{\"Cmd\":[\"/bin/bash\",\"-c\",\"echo hello from the card\"]},\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[\"sha256:$digest\"]}}"#;
+fn archive_of_a_shell() -> String {
+    let config = r#"{\"architecture\":\"$arch\",\"os\":\"linux\",\"config\":{\"Cmd\":[\"/bin/bash\",\"-c\",\"echo hello from the card\"]},\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[\"sha256:$digest\"]}}"#;
     [
         "rm -rf /root/img && mkdir -p /root/img/root/bin /root/img/out && cd /root/img",
         "cp /bin/bash root/bin/",
+        "case $(uname -m) in aarch64) arch=arm64 ;; *) arch=arm ;; esac",
         "for l in $(ldd /bin/bash | grep -o '/[^ ]*'); do mkdir -p root$(dirname $l); cp -L $l root$l; done",
         "tar -C root -cf out/layer.tar .",
         "digest=$(sha256sum out/layer.tar | cut -d' ' -f1)",

@@ -31,13 +31,13 @@ fn smoke_virt_becomes_a_master_and_comes_back() -> Result<()> {
     Ok(())
 }
 
-#[test]
-#[ignore = "slow: hack/test --full"]
-fn pi3_runs_the_2016_way() -> Result<()> {
-    let mut guest = Guest::new("pi3", "rpi-3", Machine::Board, Net::User)?;
+/// The session of 2016, typed on the console: enable-master, Ready, an image from the card, a reboot.
+fn runs_the_2016_way(name: &str, board: &str, machine: Machine) -> Result<()> {
+    let mut guest = Guest::new(name, board, machine, Net::User)?;
     guest.power_on()?;
     println!("a shell after {:?}", guest.shell()?);
     healthy_system(&mut guest)?;
+    println!("{}", guest.ok("free -m", MINUTE)?);
     master(&mut guest)?;
     workload(&mut guest)?;
     println!("{}", guest.ok("free -m", MINUTE)?);
@@ -48,15 +48,20 @@ fn pi3_runs_the_2016_way() -> Result<()> {
 
 #[test]
 #[ignore = "slow: hack/test --full"]
+fn virt_runs_the_2016_way() -> Result<()> {
+    runs_the_2016_way("virt", "rpi-3", Machine::Virt)
+}
+
+#[test]
+#[ignore = "slow: hack/test --full"]
+fn pi3_runs_the_2016_way() -> Result<()> {
+    runs_the_2016_way("pi3", "rpi-3", Machine::Board)
+}
+
+#[test]
+#[ignore = "slow: hack/test --full"]
 fn pi2_runs_the_2016_way() -> Result<()> {
-    let mut guest = Guest::new("pi2", "rpi-2", Machine::Board, Net::User)?;
-    guest.power_on()?;
-    println!("a shell after {:?}", guest.shell()?);
-    healthy_system(&mut guest)?;
-    master(&mut guest)?;
-    guest.reboot()?;
-    guest.until("kubectl get nodes", " Ready ", 8 * MINUTE)?;
-    healthy_system(&mut guest)
+    runs_the_2016_way("pi2", "rpi-2", Machine::Board)
 }
 
 /// Nothing listens to the network but what the agent needs, and mDNS; SSH is off.
