@@ -32,6 +32,7 @@ fn containers_of_all_kinds() {
     let lab = Lab::up("containers", "--nodes 1");
     ends(&lab);
     streams(&lab);
+    terminals(&lab);
     limits(&lab);
     agent_killed(&lab);
     images(&lab);
@@ -79,6 +80,34 @@ fn streams(lab: &Lab) {
         .ok(1, "BRAMBLE_KUBECTL=/usr/lib/bramble/kubectl-old kubectl exec talker -- echo by the old client");
     assert_eq!(old, "by the old client\n");
     lab.ok(1, "kubectl delete pod talker");
+}
+
+/// A terminal as a person has it: of a size, which may change, and to a shell that has been running for a while.
+fn terminals(lab: &Lab) {
+    let script = "echo ready; while read line; do echo \"got <$line>\"; done; echo the end";
+    let more = "stdin: true\n    stdinOnce: true";
+    apply(lab, &pod("shell", "busybox", script, more));
+    lab.says(1, "kubectl logs shell", "ready", 60);
+    // Resized while the command waits; the new size reaches it as a signal.
+    lab.write(
+        "exec.sh",
+        "stty rows 24 cols 80; tty > /root/tty\n\
+         exec kubectl exec -it shell -- sh -c 'look() { stty size; [ \"$(stty size)\" != \"33 111\" ] || exit 0; }; \
+         trap look WINCH; echo waiting; while true; do sleep 0.1; done'",
+    );
+    lab.write(
+        "person.sh",
+        "script -qfec 'sh /root/exec.sh' /root/typed </dev/null >/dev/null &\n\
+         while ! grep -q waiting /root/typed; do sleep 0.1; done\n\
+         stty -F $(cat /root/tty) rows 33 cols 111; wait; cat /root/typed",
+    );
+    let said = lab.ok(1, "timeout 60 sh /root/person.sh");
+    assert!(said.contains("33 111"), "{said}");
+    // The container's own input and output; with its input its end comes, too.
+    let said = lab.ok(1, "printf 'one\\ntwo\\n' | timeout 60 kubectl attach -i shell");
+    assert!(said.contains("got <one>") && said.contains("got <two>") && said.contains("the end"), "{said}");
+    assert_eq!(ended(lab, "shell"), "Completed 0");
+    lab.ok(1, "kubectl delete pod shell");
 }
 
 fn limits(lab: &Lab) {

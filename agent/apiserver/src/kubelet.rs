@@ -11,7 +11,8 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
 use resources::Subresource;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 /// A connection to a kubelet.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -23,6 +24,11 @@ pub trait Kubelets: Send + Sync + 'static {
     /// An authenticated connection to the kubelet of this Node object.
     async fn connect(&self, node: &Value) -> std::io::Result<Box<dyn Stream>>;
 }
+
+/// How long a client may take to hang up once the server has said all.
+const LINGER: Duration = Duration::from_secs(5);
+/// Bytes on their way in each direction.
+const PIECE_BYTES: usize = 16 << 10;
 
 /// Headers that belong to one connection (RFC 9110, 7.6.1) and are not carried on, but for those of an upgrade.
 const HOP: [header::HeaderName; 5] =
@@ -64,13 +70,40 @@ impl Engine {
     }
 }
 
-/// Copies both ways until one side is done.
 async fn join(client: hyper::upgrade::OnUpgrade, kubelet: hyper::upgrade::OnUpgrade) {
     if let (Ok(client), Ok(kubelet)) = tokio::join!(client, kubelet) {
-        let (mut client, mut kubelet) = (TokioIo::new(client), TokioIo::new(kubelet));
-        // Either end may vanish at any time; that ends the session and is nobody's error.
-        let _ = tokio::io::copy_bidirectional(&mut client, &mut kubelet).await;
+        relay(TokioIo::new(client), TokioIo::new(kubelet)).await;
     }
+}
+
+/// Carries bytes between a client and a server until both have ended. Either may vanish at any time: that ends the
+/// other's connection, and is nobody's error. When the server has said all, a client that does not hang up either is
+/// hung up on after a while.
+pub async fn relay(client: impl AsyncRead + AsyncWrite, server: impl AsyncRead + AsyncWrite) {
+    let (client, server) = (tokio::io::split(client), tokio::io::split(server));
+    let mut inward = std::pin::pin!(carry(client.0, server.1));
+    let mut outward = std::pin::pin!(carry(server.0, client.1));
+    let rest = tokio::select! {
+        done = &mut inward => match done {
+            Ok(()) => outward.await,
+            // The client is gone, or the server reads no more, but what it has said is still to be heard.
+            Err(_) => tokio::time::timeout(LINGER, outward).await.unwrap_or(Ok(())),
+        },
+        done = &mut outward => match done {
+            Ok(()) => tokio::time::timeout(LINGER, inward).await.unwrap_or(Ok(())),
+            error => error,
+        },
+    };
+    if let Err(error) = rest {
+        tracing::debug!(%error, "a carried stream broke off");
+    }
+}
+
+async fn carry(from: impl AsyncRead, to: impl AsyncWrite) -> std::io::Result<()> {
+    let mut from = std::pin::pin!(tokio::io::BufReader::with_capacity(PIECE_BYTES, from));
+    let mut to = std::pin::pin!(to);
+    tokio::io::copy_buf(&mut from, &mut to).await?;
+    to.shutdown().await
 }
 
 fn outgoing(request: Request<Body>, path: Uri, host: &str) -> Result<Request<Body>> {
@@ -139,6 +172,59 @@ fn name_of(container: &Value) -> &str {
 mod tests {
     use super::*;
     use serde_json::json;
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+
+    /// A client and a server, and what carries between them.
+    fn carried() -> (DuplexStream, DuplexStream, tokio::task::JoinHandle<()>) {
+        let ((client, near), (far, server)) = (duplex(64), duplex(64));
+        (client, server, tokio::spawn(relay(near, far)))
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_said_all_still_hears() {
+        let (mut client, mut server, relay) = carried();
+        client.write_all(b"question").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut heard = String::new();
+        server.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "question");
+        server.write_all(b"answer").await.unwrap();
+        drop(server);
+        heard.clear();
+        client.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "answer");
+        relay.await.unwrap();
+    }
+
+    /// As long as it reads, it may take its time.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_hears_all_that_a_server_said_before_it_hung_up() {
+        let (mut client, mut server, relay) = carried();
+        let feeder = tokio::spawn(async move {
+            server.write_all(&[7; 1000]).await.unwrap();
+            // The server is gone, with the client's words unread.
+        });
+        let mut got = Vec::new();
+        while got.len() < 1000 {
+            tokio::time::sleep(LINGER / 2).await;
+            let mut piece = [0; 100];
+            let read = client.read(&mut piece).await.unwrap();
+            assert!(read > 0, "only {} bytes", got.len());
+            got.extend_from_slice(&piece[..read]);
+        }
+        feeder.await.unwrap();
+        drop(client);
+        relay.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_hang_up_is_hung_up_on() {
+        let (mut client, server, relay) = carried();
+        drop(server);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        let ended = tokio::time::timeout(LINGER * 2, relay).await;
+        ended.expect("the relay ends, though the client does not").unwrap();
+    }
 
     #[test]
     fn the_container_that_is_meant() {

@@ -31,7 +31,7 @@ mod write;
 
 pub use auth::User;
 pub use engine::Config;
-pub use kubelet::{Kubelets, Stream};
+pub use kubelet::{Kubelets, Stream, relay};
 
 use axum::body::Body;
 use engine::Engine;

@@ -31,7 +31,7 @@ const CONNECT: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// A node whose kernel has not acknowledged anything for so long is gone, or has another address.
-const GONE: Duration = Duration::from_secs(4);
+pub const GONE: Duration = Duration::from_secs(4);
 
 /// Has the kernel break an idle stream whose other end has vanished without a word (its plug was pulled, its address is
 /// another's now) and would otherwise be waited for for ever. Sends what is written at once.
@@ -45,7 +45,8 @@ pub fn watch_over(stream: &TcpStream, gone: Duration) -> io::Result<()> {
 }
 
 /// The same for a stream that is never idle: Raft's. What was written must be acknowledged within this time (RFC 5482,
-/// milliseconds). Not for clients: a reader that pauses, as a pager does, would be cut off although it lives.
+/// milliseconds). Not for clients: a reader that pauses, as a pager does, would be cut off although it lives; see
+/// [`crate::watched`] for those.
 fn hurry(stream: &TcpStream, gone: Duration) -> io::Result<()> {
     let limit = u32::try_from(gone.as_millis()).unwrap_or(u32::MAX);
     Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, limit)?)

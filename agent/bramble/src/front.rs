@@ -19,7 +19,7 @@ use rustls::ServerConfig;
 use store::{Status, Store};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,7 @@ use crate::gate::Gate;
 use crate::peers;
 use crate::roster::Roster;
 use crate::serving::Certificate;
+use crate::watched::Watched;
 
 /// Streams served or passed on at once. A Pi holds that many; more wait in the kernel's queue.
 const STREAMS: usize = 1024;
@@ -88,17 +89,16 @@ impl Front {
             tokio::spawn(async move {
                 let served = tokio::select! {
                     () = shutdown.cancelled() => Ok(()),
-                    served = front.stream(stream) => served,
+                    served = front.stream(stream, place) => served,
                 };
                 if let Err(error) = served {
                     tracing::debug!(error = format!("{error:#}"), "stream ended");
                 }
-                drop(place);
             });
         }
     }
 
-    async fn stream(&self, mut stream: TcpStream) -> Result<()> {
+    async fn stream(&self, mut stream: TcpStream, place: OwnedSemaphorePermit) -> Result<()> {
         dial::watch_over(&stream, GONE)?;
         let mut first = [0];
         let read = timeout(PATIENCE, stream.peek(&mut first)).await.context("nothing was sent")??;
@@ -106,8 +106,8 @@ impl Front {
             return Ok(());
         }
         match first[0] {
-            HANDSHAKE => self.client(stream).await,
-            byte if byte == dial::PREFACE[0] => self.node(stream).await,
+            HANDSHAKE => self.client(Watched::new(stream, GONE, Some(place))?).await,
+            byte if byte == dial::PREFACE[0] => self.node(stream, place).await,
             byte if byte.is_ascii_uppercase() => {
                 let answer = b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
                 Ok(stream.write_all(answer).await?)
@@ -117,7 +117,7 @@ impl Front {
     }
 
     /// A client's stream: served here or passed on.
-    async fn client(&self, stream: TcpStream) -> Result<()> {
+    async fn client(&self, stream: Watched) -> Result<()> {
         let deadline = Instant::now() + ELECTION;
         let mut status = self.dialer.status.clone();
         loop {
@@ -126,7 +126,8 @@ impl Front {
             }
             status.mark_unchanged();
             if let Ok(leader) = self.dialer.leader(true).await {
-                return relay(stream, leader).await;
+                apiserver::relay(stream, Watched::new(leader, dial::GONE, None)?).await;
+                return Ok(());
             }
             if Instant::now() >= deadline {
                 break;
@@ -139,7 +140,7 @@ impl Front {
     }
 
     /// A stream of another node.
-    async fn node(&self, mut stream: TcpStream) -> Result<()> {
+    async fn node(&self, mut stream: TcpStream, place: OwnedSemaphorePermit) -> Result<()> {
         let mut preface = [0; 8];
         timeout(PATIENCE, stream.read_exact(&mut preface)).await.context("incomplete preface")??;
         if &preface[..7] != dial::PREFACE {
@@ -152,12 +153,14 @@ impl Front {
             }
             _ if *self.leading.borrow() => {
                 stream.write_all(&[dial::YES]).await?;
-                self.serve(stream).await
+                self.serve(Watched::new(stream, GONE, Some(place))?).await
             }
             Hop::Relay => match self.dialer.leader(false).await {
                 Ok(leader) => {
                     stream.write_all(&[dial::YES]).await?;
-                    relay(stream, leader).await
+                    let stream = Watched::new(stream, GONE, Some(place))?;
+                    apiserver::relay(stream, Watched::new(leader, dial::GONE, None)?).await;
+                    Ok(())
                 }
                 Err(_) => Ok(stream.write_all(&[dial::NO]).await?),
             },
@@ -177,7 +180,7 @@ impl Front {
     }
 
     /// HTTP on a client's stream, until it ends or this node stops leading.
-    async fn serve(&self, stream: TcpStream) -> Result<()> {
+    async fn serve(&self, stream: Watched) -> Result<()> {
         let accept = TlsAcceptor::from(self.clients.clone()).accept(stream);
         let stream = timeout(PATIENCE, accept).await.context("handshake too slow")??;
         let tls = stream.get_ref().1;
@@ -195,31 +198,6 @@ impl Front {
         };
         http(stream, answer, self.leading.clone()).await
     }
-}
-
-/// Passes a stream on until both sides have ended, the second soon after the first: nobody waits here for an answer
-/// that cannot come.
-async fn relay(client: TcpStream, leader: TcpStream) -> Result<()> {
-    let ((mut from_client, mut to_client), (mut from_leader, mut to_leader)) =
-        (client.into_split(), leader.into_split());
-    let up = async {
-        let copied = tokio::io::copy(&mut from_client, &mut to_leader).await;
-        let _ = to_leader.shutdown().await;
-        copied
-    };
-    let down = async {
-        let copied = tokio::io::copy(&mut from_leader, &mut to_client).await;
-        let _ = to_client.shutdown().await;
-        copied
-    };
-    tokio::pin!(up, down);
-    let (first, second) = tokio::select! {
-        first = &mut up => (first, timeout(PATIENCE, down).await),
-        first = &mut down => (first, timeout(PATIENCE, up).await),
-    };
-    first?;
-    second.context("one side of a stream stayed open")??;
-    Ok(())
 }
 
 /// HTTP on a stream, until it ends or this node stops leading. Whoever asks a node that does not lead gets one answer
@@ -332,28 +310,5 @@ mod tests {
         sender.send_replace(false);
         let text = asking.await.unwrap();
         assert!(text.starts_with("HTTP/1.1 503"), "{text:?}");
-    }
-
-    async fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (near, listener.accept().await.unwrap().0)
-    }
-
-    #[tokio::test]
-    async fn a_relayed_stream_ends_soon_after_its_first_half() {
-        let ((mut client, from), (to, mut leader)) = (pair().await, pair().await);
-        let relayed = tokio::spawn(relay(from, to));
-        client.write_all(b"question").await.unwrap();
-        let mut text = [0; 8];
-        leader.read_exact(&mut text).await.unwrap();
-        leader.write_all(b"answer").await.unwrap();
-        drop(leader);
-        let mut text = String::new();
-        client.read_to_string(&mut text).await.unwrap();
-        assert_eq!(text, "answer");
-        // The client stays: nothing will come of that.
-        tokio::time::pause();
-        assert!(relayed.await.unwrap().is_err());
     }
 }

@@ -17,17 +17,20 @@ use rustls::pki_types::ServerName;
 use serde_json::Value;
 use store::Kv;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 
 use crate::serving::authority;
+use crate::watched::Watched;
 
 /// Log and exec streams at once.
 const STREAMS: usize = 256;
 /// Time for a handshake or a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A node that is silent for so long, though spoken to, is gone.
+const GONE: Duration = Duration::from_secs(10);
 
 /// Serves the kubelet's routes until shut down.
 pub async fn serve(
@@ -51,18 +54,22 @@ pub async fn serve(
         tokio::spawn(async move {
             let served = tokio::select! {
                 () = shutdown.cancelled() => Ok(()),
-                served = connection(stream, tls, router) => served,
+                served = connection(stream, place, tls, router) => served,
             };
             if let Err(error) = served {
                 tracing::debug!(error = format!("{error:#}"), "kubelet stream ended");
             }
-            drop(place);
         });
     }
 }
 
-async fn connection(stream: TcpStream, tls: Arc<ServerConfig>, router: axum::Router) -> Result<()> {
-    stream.set_nodelay(true)?;
+async fn connection(
+    stream: TcpStream,
+    place: OwnedSemaphorePermit,
+    tls: Arc<ServerConfig>,
+    router: axum::Router,
+) -> Result<()> {
+    let stream = Watched::new(stream, GONE, Some(place))?;
     let stream =
         timeout(PATIENCE, TlsAcceptor::from(tls).accept(stream)).await.context("handshake too slow")??;
     let chain = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).context("no certificate")?;
@@ -99,7 +106,7 @@ impl Kubelets for KubeletDialer {
         let connect = TcpStream::connect(SocketAddr::new(address, self.port));
         let stream =
             timeout(PATIENCE, connect).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
+        let stream = Watched::new(stream, GONE, None)?;
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
         let secured = timeout(PATIENCE, TlsConnector::from(tls).connect(name, stream)).await;
         Ok(Box::new(secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??))

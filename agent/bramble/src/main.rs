@@ -31,6 +31,7 @@ mod raft_status;
 mod roster;
 mod serving;
 mod state;
+mod watched;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

@@ -1,11 +1,9 @@
 //! The `exec` helper: runs one command inside a running container, is its parent, and passes its exit code on. When the
 //! daemon's end of the control socket goes away, so does the command.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::{LinuxSeccomp, Process, Spec};
@@ -17,31 +15,14 @@ use serde_json::{Value, json};
 use crate::api::ExecSpec;
 use crate::control::{self, Report};
 use crate::launch::{Identity, Launch};
-use crate::shim::{exec_result, take_stdin, wait};
+use crate::shim::{exec_result, wait};
 use crate::state::{Dir, Job};
 use crate::stdio::{Ends, Stdio};
-use crate::{isolate, sys, trace};
+use crate::sys;
+use crate::trace::Kept;
 
-/// The helper's main. `args` is the whole command line: program, `exec`, container folder.
-pub(crate) fn main(args: &[OsString]) -> i32 {
-    let Some(dir) = args.get(2).map(|d| Dir::new(PathBuf::from(d))) else { return 64 };
-    match run(&dir, args) {
-        Ok(()) => 0,
-        Err(e) => {
-            eprintln!("exec {}: {e}", dir.path().display());
-            1
-        }
-    }
-}
-
-fn run(dir: &Dir, args: &[OsString]) -> io::Result<()> {
-    isolate::close_inherited()?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let _ = rustix::process::setsid();
-    isolate::enter(&dir.join("program"), args)?;
-    let kept = trace::keep()?;
-    nix::sys::prctl::set_child_subreaper(true)?;
-    let control = take_stdin()?;
+/// What the helper does.
+pub(crate) fn run(dir: &Dir, kept: &Kept, control: OwnedFd) -> io::Result<()> {
     let Some((spec, _)) = control::receive::<ExecSpec>(control.as_fd())? else { return Ok(()) };
     let job = dir.job()?;
     if let Some(score) = job.spec.resources.oom_score_adj {

@@ -25,6 +25,7 @@ mod control;
 mod decompress;
 mod exec;
 mod frames;
+mod helper;
 mod images;
 mod isolate;
 mod launch;
@@ -48,7 +49,6 @@ mod trace;
 mod unpack;
 mod users;
 
-use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,23 +58,12 @@ use tokio::sync::mpsc;
 pub use api::*;
 pub use cgroup::preflight;
 pub use config::{Config, Registries, Registry};
+pub use helper::helper;
 
 use cgroup::Hierarchy;
 use containers::{Containers, full_cgroup};
 use images::Images;
 use sandbox::Sandboxes;
-
-/// Becomes a helper if the command line asks for one; the result is the exit code.
-///
-/// To be called first thing in `main`, before any thread exists.
-pub fn helper(args: &[OsString]) -> Option<i32> {
-    match args.get(1)?.to_str()? {
-        "shim" => Some(shim::main(args)),
-        "exec" => Some(exec::main(args)),
-        "unpack" => Some(unpack::main()),
-        _ => None,
-    }
-}
 
 /// The runtime: libcontainer behind shim processes.
 pub struct Libcontainer {

@@ -1,7 +1,6 @@
 //! The `shim` helper: makes one container, is the parent of its main process, keeps its log and terminal, and leaves
 //! its exit code on disk. It needs nobody once it runs; the daemon may come and go.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,34 +23,16 @@ use crate::shim_io::Io;
 use crate::spec::{self, Device, Facts};
 use crate::state::{Dir, Job, Process, State};
 use crate::stdio::Stdio;
-use crate::{isolate, sys, trace, users};
+use crate::trace::Kept;
+use crate::{isolate, sys, users};
 
 /// Where the library hands over the terminal.
 const CONSOLE: &str = "console.sock";
 /// What a container ends with that never ran.
 pub(crate) const NEVER_RAN: i32 = 128;
 
-/// The helper's main. `args` is the whole command line: program, `shim`, container folder.
-pub(crate) fn main(args: &[OsString]) -> i32 {
-    let Some(dir) = args.get(2).map(|d| Dir::new(PathBuf::from(d))) else { return 64 };
-    match run(&dir, args) {
-        Ok(()) => 0,
-        Err(e) => {
-            eprintln!("shim {}: {e}", dir.path().display());
-            1
-        }
-    }
-}
-
-fn run(dir: &Dir, args: &[OsString]) -> io::Result<()> {
-    isolate::close_inherited()?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    // Fails the second time round, after the program was run again; then it is done.
-    let _ = rustix::process::setsid();
-    isolate::enter(&dir.join("program"), args)?;
-    let kept = trace::keep()?;
-    nix::sys::prctl::set_child_subreaper(true)?;
-    let control = take_stdin()?;
+/// What the helper does.
+pub(crate) fn run(dir: &Dir, kept: &Kept, control: OwnedFd) -> io::Result<()> {
     let job = dir.job()?;
     let shim = Process::of(std::process::id()).ok_or_else(|| io::Error::other("no /proc/self/stat"))?;
     let mut state = State { boot_id: sys::boot_id(), shim, init: None, started_at: None };
@@ -90,13 +71,6 @@ fn run(dir: &Dir, args: &[OsString]) -> io::Result<()> {
             Ok(())
         }
     }
-}
-
-/// Takes the control socket off standard input, so that nothing of it can reach the container.
-pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
-    let socket = io::stdin().as_fd().try_clone_to_owned()?;
-    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
-    Ok(socket)
 }
 
 struct Running {
