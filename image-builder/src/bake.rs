@@ -7,9 +7,9 @@ use crate::project::{LoadedBoard, LoadedRecipe, Project};
 use crate::sbom::{self, Crate};
 use crate::schema::{Layout, Role};
 use crate::system::{self, Given, Unpacked};
-use crate::tree::{Kind, Tree};
+use crate::tree::Tree;
 use crate::{boot, card, ext4, fat, hash, initramfs, squashfs};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use indicatif::{MultiProgress, ProgressBar};
 use slots::Slot;
 use std::fs;
@@ -47,10 +47,6 @@ pub struct Bake<'a> {
 pub struct Baked {
     /// The image.
     pub image: PathBuf,
-    /// The root's squashfs, apart, for update bundles.
-    pub root: PathBuf,
-    /// The slot's boot files, apart, for update bundles.
-    pub slot: PathBuf,
     /// All files made, with their sizes.
     pub files: Vec<(PathBuf, u64)>,
 }
@@ -82,7 +78,6 @@ impl Bake<'_> {
         let step = self.step("card image, block map, checksums");
         self.assemble(&layout, scratch.path())?;
         step.finish_and_clear();
-        write_tree(&slot, &scratch.path().join("slot"))?;
         self.publish(scratch.path())
     }
 
@@ -164,19 +159,13 @@ impl Bake<'_> {
             ("img.zst", "img.zst"),
             ("bmap", "bmap"),
             ("sbom.json", "sbom.json"),
-            ("root.squashfs", "squashfs"),
             ("sha256", "sha256"),
         ] {
             let target = place(ending);
             fs::rename(scratch.join(from), &target).with_context(|| target.display().to_string())?;
             files.push((target.clone(), fs::metadata(&target)?.len()));
         }
-        let slot = place("slot");
-        if slot.exists() {
-            fs::remove_dir_all(&slot)?;
-        }
-        fs::rename(scratch.join("slot"), &slot)?;
-        Ok(Baked { image: place("img"), root: place("squashfs"), slot, files })
+        Ok(Baked { image: place("img"), files })
     }
 
     /// A number that is always the same for the same board, and another one for another purpose.
@@ -204,19 +193,6 @@ fn folders(recipes: &[&LoadedRecipe]) -> Vec<ext4::Folder> {
         gid: 0,
     };
     entries.map(folder).collect()
-}
-
-fn write_tree(tree: &Tree, folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder)?;
-    for (path, node) in tree.iter() {
-        let place = folder.join(path);
-        match &node.kind {
-            Kind::Directory => fs::create_dir_all(place)?,
-            Kind::File(bytes) => fs::write(place, bytes)?,
-            Kind::Symlink(_) => return Err(anyhow!("{path}: a link on the boot partition")),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -106,6 +106,9 @@ struct BakeArgs {
     /// The time that all files bear, seconds since 1970. Without it: when the locked Debian release was made.
     #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
     epoch: Option<u32>,
+    /// Public key whose updates the card takes (`image-builder update-key` makes it); can be given again.
+    #[arg(long = "update-key", value_name = "FILE")]
+    update_keys: Vec<PathBuf>,
     /// Folder for the results.
     #[arg(long, value_name = "FOLDER", default_value = "out")]
     out: PathBuf,
@@ -291,7 +294,8 @@ fn bake(args: &BakeArgs) -> Result<()> {
     let version = args.image_version.clone();
     crate::schema::plain_path(&version).map_err(anyhow::Error::msg).context("--image-version")?;
     let epoch = args.epoch.map_or_else(|| lock_time(&lock), Ok)?;
-    let given = Given { version, epoch, agent: Some(args.agent.clone()) };
+    let given =
+        Given { version, epoch, agent: Some(args.agent.clone()), update_keys: args.update_keys.clone() };
     let crates = match args.inputs.root.join("Cargo.lock").exists() {
         true => crate::sbom::crates(&args.inputs.root, &board.board.target)?,
         false => Vec::new(),

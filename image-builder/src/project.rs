@@ -339,3 +339,23 @@ fn sorted_files(dir: &Path) -> Result<Vec<PathBuf>> {
     paths.retain(|p| p.extension().is_some_and(|e| e == "toml"));
     Ok(paths)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::Lock;
+
+    #[test]
+    fn our_own_recipes_are_sound_and_locked() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let project = Project::open(&root, &[]).unwrap();
+        for name in project.board_names().unwrap() {
+            let board = project.board(&name).unwrap();
+            project.layout(&board.board.layout).unwrap();
+            let path = project.lock_path(&board.board.suite, board.board.arch);
+            let lock = Lock::read(&path).unwrap();
+            let fits = lock.answers(&name, &project.request(&board));
+            assert!(fits, "the recipes' packages changed: run `image-builder lock {name}`");
+        }
+    }
+}

@@ -23,6 +23,8 @@ pub struct Given {
     pub epoch: u32,
     /// The agent's binary.
     pub agent: Option<PathBuf>,
+    /// Public keys (PEM) of those whose updates the cards take.
+    pub update_keys: Vec<PathBuf>,
 }
 
 /// The packages, unpacked: the kernel's and the firmware's apart, since only parts of them go on the root.
@@ -108,6 +110,7 @@ pub fn compose(
         lay_recipe(project, board, given, recipe, tree).with_context(|| format!("recipe {}", recipe.name))?;
     }
     lay_defaults(tree, &recipes)?;
+    lay_update_keys(tree, &given.update_keys)?;
     bundle_certificates(tree)?;
     let mut accounts = Accounts::from_tree(tree)?;
     accounts.apply_sysusers(tree)?;
@@ -269,6 +272,18 @@ fn lay_defaults(tree: &mut Tree, recipes: &[&LoadedRecipe]) -> Result<()> {
     if !settings.is_empty() {
         let text = toml::to_string(&settings)?;
         tree.insert("usr/share/bramble/defaults.toml", Node::file(text.into_bytes(), 0o644))?;
+    }
+    Ok(())
+}
+
+fn lay_update_keys(tree: &mut Tree, keys: &[PathBuf]) -> Result<()> {
+    for key in keys {
+        let name = key.file_name().and_then(|n| n.to_str()).with_context(|| key.display().to_string())?;
+        let text = std::fs::read_to_string(key).with_context(|| key.display().to_string())?;
+        if !text.contains("-----BEGIN PUBLIC KEY-----") {
+            bail!("{}: is no public key in PEM form", key.display());
+        }
+        tree.insert(&format!("etc/bramble/update-keys/{name}"), Node::file(text.into_bytes(), 0o644))?;
     }
     Ok(())
 }

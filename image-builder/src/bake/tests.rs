@@ -7,6 +7,7 @@ use crate::net::Client;
 use crate::resolve::Request;
 use crate::schema::{Arch, Suite};
 use crate::testing::{DebFile, TestKey, make_deb};
+use crate::tree::Kind;
 use indicatif::ProgressDrawTarget;
 use std::collections::BTreeMap;
 use tempfile::TempDir;
@@ -70,6 +71,7 @@ impl World {
         world.write("repo/image-builder/layers/bramble/recipes/web/files/index.html", b"<p>hello\n");
         world.write("agent", b"\x7fELF agent");
         world.write("init", b"\x7fELF init");
+        world.write("my.pub.pem", b"-----BEGIN PUBLIC KEY-----\n");
         world.make_mirror("1.0");
         world
     }
@@ -167,7 +169,12 @@ impl World {
         let cache = Cache::open(&self.path(cache))?;
         let progress = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
         cache.fetch(&Client::default(), &lock.deb.iter().collect::<Vec<_>>(), &progress)?;
-        let given = Given { version: "1.2".into(), epoch: 1_700_000_000, agent: Some(self.path("agent")) };
+        let given = Given {
+            version: "1.2".into(),
+            epoch: 1_700_000_000,
+            agent: Some(self.path("agent")),
+            update_keys: vec![self.path("my.pub.pem")],
+        };
         let bake = Bake {
             project: &project,
             board: &board,
@@ -203,6 +210,7 @@ fn a_card_has_what_the_recipes_say() {
     assert!(text(card.root.read("etc/passwd")).contains(&format!("web:x:{}:", page.uid)));
     let wants = root("etc/systemd/system/multi-user.target.wants/web.service").unwrap();
     assert_eq!(wants.kind, Kind::Symlink("/usr/lib/systemd/system/web.service".into()));
+    assert!(root("etc/bramble/update-keys/my.pub.pem").is_some());
     assert!(root("boot/vmlinuz-1").is_none(), "the kernel is on the boot partition");
     assert_eq!(
         text(card.boot.read("slot-a/cmdline.txt")),
