@@ -9,7 +9,7 @@ use crate::project::{LoadedBoard, Project};
 use crate::release::Keyring;
 use crate::schema::Arch;
 use crate::system::Given;
-use crate::{flash, os_list, update_bundle};
+use crate::{deb_package, flash, os_list, update_bundle};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{HumanBytes, MultiProgress};
@@ -49,6 +49,8 @@ enum Verb {
     Flash(flash::Flash),
     /// Makes the signed update bundle of a finished image.
     Bundle(update_bundle::Bundle),
+    /// Packs the agent for an existing Debian or Raspberry Pi OS.
+    Deb(deb_package::Deb),
     /// Makes the key that update bundles are signed with.
     UpdateKey(update_bundle::UpdateKey),
     /// Writes the list from which Raspberry Pi Imager offers the images.
@@ -197,6 +199,7 @@ impl Cli {
             Verb::Patches(inputs) => patches(&inputs),
             Verb::Flash(args) => flash::run(&args),
             Verb::Bundle(args) => update_bundle::run(&args),
+            Verb::Deb(args) => deb_package::run(&args),
             Verb::UpdateKey(args) => update_bundle::make_key(&args),
             Verb::OsList(args) => os_list::run(&args),
         }

@@ -11,7 +11,7 @@
 //! image apart again.
 //!
 //! From a finished image, `update_bundle` makes what running nodes update from, `os_list` what Raspberry Pi Imager reads,
-//! and `flash` writes cards.
+//! and `flash` writes cards. `deb_package` is the agent for a system that is there already.
 
 pub mod bake;
 pub mod boot;
@@ -21,6 +21,7 @@ pub mod card;
 pub mod cli;
 pub mod control;
 pub mod deb;
+pub mod deb_package;
 pub mod ext4;
 pub mod fat;
 pub mod flash;

@@ -53,8 +53,7 @@ pub struct UpdateKey {
 /// # Errors
 /// If the image is not one of ours, or something cannot be read or written; then there is no bundle.
 pub fn run(args: &Bundle) -> Result<()> {
-    let key = fs::read_to_string(&args.key).with_context(|| args.key.display().to_string())?;
-    let key = SigningKey::from_pem(&args.key.display().to_string(), &key)?;
+    let key = read_key(&args.key)?;
     let output = args.output.clone().unwrap_or_else(|| args.image.with_extension("update"));
     let about = About { board: &args.board, arch: &args.arch, version: &args.version };
     let manifest = make(&args.image, &about, &key, &output)?;
@@ -66,6 +65,13 @@ pub fn run(args: &Bundle) -> Result<()> {
         manifest.files.len()
     );
     Ok(())
+}
+
+/// Reads a key to sign with.
+fn read_key(path: &Path) -> Result<SigningKey> {
+    let named = path.display().to_string();
+    let text = fs::read_to_string(path).with_context(|| named.clone())?;
+    Ok(SigningKey::from_pem(&named, &text)?)
 }
 
 /// Makes a key.

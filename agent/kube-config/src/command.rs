@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
-use crate::{first_boot, healthy, info, upgrade, wire};
+use crate::{first_boot, healthy, info, install, upgrade, wire};
 
 /// Make this machine a node of a Bramble cluster.
 #[derive(Debug, Parser)]
@@ -22,6 +22,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Prepare an existing Debian or Raspberry Pi OS, and start the agent.
+    Install,
     /// Make this node the first of a new cluster.
     EnableMaster {
         /// This node's address, when it has several.
@@ -96,6 +98,7 @@ async fn run(cli: &Cli) -> Result<()> {
     }
     let socket = &cli.socket;
     match &cli.command {
+        Command::Install => install::run()?,
         Command::EnableMaster { address } => {
             print(post(socket, "/enable-master", &wire::EnableMaster { address: *address }).await?);
         }

@@ -16,6 +16,7 @@ mod command;
 mod first_boot;
 mod healthy;
 mod info;
+mod install;
 pub mod kubectl;
 mod upgrade;
 pub mod wire;

@@ -15,6 +15,8 @@ const CARD: u64 = 2 << 30;
 #[derive(Debug)]
 pub struct Card {
     folder: TempDir,
+    /// What it is a copy of.
+    image: PathBuf,
     /// Byte at which the boot partition begins.
     boot: u64,
 }
@@ -34,7 +36,12 @@ impl Card {
         ensure!(file.metadata()?.len() <= CARD, "{} is larger than a card of 2 GiB", image.display());
         file.set_len(CARD)?;
         let boot = first_partition(&file).with_context(|| image.display().to_string())?;
-        Ok(Self { folder, boot })
+        Ok(Self { folder, image, boot })
+    }
+
+    /// The image that it is a copy of.
+    pub fn image(&self) -> &Path {
+        &self.image
     }
 
     /// The card as a file.
