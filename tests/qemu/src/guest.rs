@@ -181,7 +181,7 @@ impl Guest {
         running.console.wait(0, BOOT, "a shell on the console", |text| text.find(":~# "))?;
         let took = running.since.elapsed();
         self.run(
-            "export TERM=dumb SYSTEMD_PAGER= SYSTEMD_COLORS=0; stty -echo cols 250",
+            "export TERM=dumb PS1= SYSTEMD_PAGER= SYSTEMD_COLORS=0; stty -echo cols 250",
             Duration::from_secs(60),
         )?;
         Ok(took)
