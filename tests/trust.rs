@@ -19,6 +19,8 @@ fn before_there_is_a_cluster(lab: &Lab, ip1: &str) {
     lab.until("agents answer", 30, |lab| {
         (1..=3).all(|n| lab.types(n, "kube-config info").out.contains("role: none")).then_some(())
     });
+    let error = lab.fails(2, "kube-config enable-worker 127.0.0.1");
+    assert!(error.contains("127.0.0.1 is this node itself"), "{error}");
     let error = lab.fails(2, "kube-config enable-worker 300.1.2.3");
     assert!(error.contains("300.1.2.3"), "{error}");
     let error = lab.fails(2, &format!("kube-config enable-worker {ip1}"));

@@ -277,6 +277,11 @@ impl Agent {
         if let Some(address) = ask.address {
             address::check(address)?;
         }
+        ensure!(
+            std::net::UdpSocket::bind((ask.master, 0)).is_err(),
+            "{} is this node itself: give the address of the node on which kube-config enable-master has run",
+            ask.master
+        );
         let token = match (&ask.token, self.config.baked()?) {
             (Some(text), _) => Token::parse(text).context("--token")?,
             (None, Some(baked)) => baked,
