@@ -1,10 +1,13 @@
 //! Who may do what. Pure: the answer follows from the user, the request's attributes and what the store holds.
 //!
-//! [`authorize`] is the one question the rest asks; roles and bindings replace its inside, not its callers.
+//! [`authorize`] is the one question the rest asks. Nodes may what their parts need; others what their roles allow
+//! (`rbac`).
 
 use crate::object::{name, text};
+use crate::rbac;
 use crate::status::{Result, Status};
-use serde_json::Value;
+use resources::Descriptor;
+use serde_json::{Value, json};
 
 /// Whoever sent a request, as the listener read it from the client certificate (CN is the name, O are the groups).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +53,8 @@ pub(crate) struct Attributes<'a> {
 }
 
 impl Attributes<'_> {
-    fn resource(&self) -> String {
+    /// `pods/log`.
+    pub fn resource(&self) -> String {
         if self.subresource.is_empty() {
             self.plural.to_owned()
         } else {
@@ -90,13 +94,20 @@ pub(crate) trait Facts {
     fn pod(&self, namespace: &str, name: &str) -> Option<Value>;
     /// Whether a pod of this node refers to this Secret or ConfigMap.
     fn needs(&self, node: &str, namespace: &str, plural: &str, name: &str) -> bool;
+    /// The RoleBindings of a namespace; "": the ClusterRoleBindings.
+    fn bindings(&self, namespace: &str) -> Vec<Value>;
+    /// A Role; in the namespace "": a ClusterRole.
+    fn role(&self, namespace: &str, name: &str) -> Option<Value>;
+    /// All ClusterRoles.
+    fn cluster_roles(&self) -> Vec<Value>;
 }
 
 /// Decides.
 pub(crate) fn authorize(user: &User, attributes: &Attributes<'_>, facts: &dyn Facts) -> Decision {
     let allowed = user.is_in(MASTERS)
         || (attributes.plural.is_empty() && attributes.verb == "get" && open_path(attributes.path))
-        || (attributes.subresource.is_empty() && is_own_question(attributes));
+        || (attributes.subresource.is_empty() && is_own_question(attributes))
+        || rbac::rules(user, attributes.namespace, facts).iter().any(|rule| rbac::allows(rule, attributes));
     if allowed {
         return Decision::Allow;
     }
@@ -120,17 +131,56 @@ pub(crate) fn check(user: &User, attributes: &Attributes<'_>, facts: &dyn Facts)
 }
 
 /// What every authenticated user may read.
+const OPEN: [&str; 7] = ["/api", "/apis", "/openapi", "/version", "/healthz", "/livez", "/readyz"];
+
 fn open_path(path: &str) -> bool {
-    ["/api", "/apis", "/openapi", "/version", "/healthz", "/livez", "/readyz"]
-        .iter()
+    OPEN.iter()
         .any(|open| path.strip_prefix(open).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
         || path == "/"
 }
 
 /// Everybody may ask what he himself may do, and who he is.
 fn is_own_question(a: &Attributes<'_>) -> bool {
-    let plurals = ["selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews"];
-    a.verb == "create" && plurals.contains(&a.plural)
+    a.verb == "create" && QUESTIONS.contains(&a.plural)
+}
+
+const QUESTIONS: [&str; 3] = ["selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews"];
+
+/// What needs no role, written as rules.
+pub(crate) fn built_in_rules(user: &User) -> Vec<Value> {
+    if user.is_in(MASTERS) {
+        return vec![
+            json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}),
+            json!({"nonResourceURLs": ["*"], "verbs": ["*"]}),
+        ];
+    }
+    let groups = ["authorization.k8s.io", "authentication.k8s.io"];
+    let below = OPEN.iter().map(|path| format!("{path}/*"));
+    let paths: Vec<String> = OPEN.iter().map(|path| (*path).to_owned()).chain(below).collect();
+    vec![
+        json!({"apiGroups": groups, "resources": QUESTIONS, "verbs": ["create"]}),
+        json!({"nonResourceURLs": paths, "verbs": ["get"]}),
+    ]
+}
+
+/// Whether a user may write this role or binding: nobody hands on more than he has. `old`: as it was.
+pub(crate) fn check_grant(
+    user: &User,
+    kind: &Descriptor,
+    object: &Value,
+    old: Option<&Value>,
+    facts: &dyn Facts,
+) -> Result<()> {
+    let same = |field: &str| old.is_some_and(|old| old.get(field) == object.get(field));
+    if kind.group != rbac::GROUP || ["rules", "aggregationRule", "roleRef", "subjects"].into_iter().all(same)
+    {
+        return Ok(());
+    }
+    let may = |attributes: &Attributes<'_>| authorize(user, attributes, facts) == Decision::Allow;
+    match rbac::escalation(user, kind.plural, object, facts, &may) {
+        Some(why) => Err(Status::forbidden(kind.group, kind.plural, name(object), &why)),
+        None => Ok(()),
+    }
 }
 
 /// What is said of a node.
@@ -265,6 +315,18 @@ mod tests {
 
         fn needs(&self, node: &str, _: &str, _: &str, name: &str) -> bool {
             name.strip_prefix("for-") == Some(node)
+        }
+
+        fn bindings(&self, _: &str) -> Vec<Value> {
+            Vec::new()
+        }
+
+        fn role(&self, _: &str, _: &str) -> Option<Value> {
+            None
+        }
+
+        fn cluster_roles(&self) -> Vec<Value> {
+            Vec::new()
         }
     }
 

@@ -1,4 +1,4 @@
-//! What is served, told to clients: discovery in both its forms, the version, and OpenAPI.
+//! What is served, told to clients: discovery in both its forms, and the version.
 
 use crate::engine::Config;
 use crate::review::REVIEWS;
@@ -11,11 +11,6 @@ pub(crate) const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v
 /// And as clients before 1.30 ask for it.
 pub(crate) const AGGREGATED_V2BETA1: &str =
     "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
-/// OpenAPI v2 in protobuf, as old kubectl insists on.
-pub(crate) const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-/// The smallest document: swagger "2.0", info with title and version, no paths. Old kubectl only needs it to parse.
-pub(crate) const OPENAPI_V2_BYTES: &[u8] = b"\x0a\x032.0\x12\x06\x0a\x01k\x12\x011\x42\x00";
-
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// Group and version of all that is served, the core first.
@@ -44,7 +39,7 @@ fn maturity(version: &str) -> (u8, u32, u32) {
     (3, number(text), 0)
 }
 
-fn kinds(group: &str, version: &str) -> impl Iterator<Item = &'static Descriptor> {
+pub(crate) fn kinds(group: &str, version: &str) -> impl Iterator<Item = &'static Descriptor> {
     resources::all().iter().filter(move |k| k.group == group && k.version == version)
 }
 
@@ -210,55 +205,6 @@ pub(crate) fn version(config: &Config) -> Value {
         "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH)})
 }
 
-/// `/openapi/v2` for who takes JSON.
-pub(crate) fn openapi_v2(config: &Config) -> Value {
-    json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": config.git_version}, "paths": {}})
-}
-
-/// `/openapi/v3`.
-pub(crate) fn openapi_v3(hash: impl Fn(&Value) -> String) -> Value {
-    let mut paths = serde_json::Map::new();
-    for (group, version) in versions() {
-        let path = openapi_path(group, version);
-        let Some(document) = openapi_v3_group(group, version) else { continue };
-        let url = format!("/openapi/v3/{path}?hash={}", hash(&document));
-        paths.insert(path, json!({"serverRelativeURL": url}));
-    }
-    json!({"paths": paths})
-}
-
-fn openapi_path(group: &str, version: &str) -> String {
-    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
-}
-
-/// One group version's document: paths and what kubectl asks of them (that writes take `fieldValidation`). Without
-/// schemas clients fall back to what they know of the kinds themselves.
-pub(crate) fn openapi_v3_group(group: &str, version: &str) -> Option<Value> {
-    let mut paths = serde_json::Map::new();
-    for kind in kinds(group, version) {
-        let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
-        let parameter = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
-        let writes = [parameter("dryRun"), parameter("fieldManager"), parameter("fieldValidation")];
-        let operation = |action: &str, write: bool| {
-            let parameters = if write { writes.to_vec() } else { Vec::new() };
-            json!({"x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk, "parameters": parameters,
-                "responses": {"200": {"description": "OK"}}})
-        };
-        let base = openapi_path(group, version);
-        let scope = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
-        let collection = json!({"get": operation("list", false), "post": operation("post", true)});
-        let object = json!({"get": operation("get", false), "put": operation("put", true),
-            "patch": operation("patch", true), "delete": operation("delete", true)});
-        paths.insert(format!("/{base}{scope}/{}", kind.plural), collection);
-        paths.insert(format!("/{base}{scope}/{}/{{name}}", kind.plural), object);
-    }
-    let served = versions().contains(&(group, version));
-    served.then(|| {
-        json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1.36"}, "paths": paths,
-        "components": {"schemas": {}}})
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,6 +242,5 @@ mod tests {
             assert_eq!(names, resources);
         }
         assert!(group("apps").is_some() && group("nope").is_none() && group("").is_none());
-        assert_eq!(OPENAPI_V2_BYTES.len(), 15);
     }
 }

@@ -3,6 +3,7 @@
 use crate::auth::{self, Facts};
 use crate::kubelet::Kubelets;
 use crate::object::text;
+use crate::rbac;
 use crate::status::Status;
 use resources::Descriptor;
 use serde_json::Value;
@@ -74,11 +75,39 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// All objects of a kind, for whoever decides by them. What cannot be read is left out.
+    pub fn all(&self, group: &str, plural: &str, namespace: &str) -> Vec<Value> {
+        let Some(kind) = resources::find(group, "v1", plural) else { return Vec::new() };
+        let prefix = crate::object::prefix(kind, Some(namespace).filter(|n| !n.is_empty()));
+        let records = self.kv(kind).list(&prefix, None, 0).records;
+        records.iter().filter_map(|record| crate::object::load(kind, record).ok()).collect()
+    }
+
+    fn one(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+        let kind = resources::find(group, "v1", plural)?;
+        let key = crate::object::key(kind, Some(namespace).filter(|n| !n.is_empty()), name);
+        crate::object::load(kind, &self.kv(kind).get(&key)?).ok()
+    }
+}
+
 impl Facts for Engine {
     fn pod(&self, namespace: &str, name: &str) -> Option<Value> {
-        let kind = resources::find("", "v1", "pods")?;
-        let record = self.kv(kind).get(&crate::object::key(kind, Some(namespace), name))?;
-        serde_json::from_slice(&record.value).ok()
+        self.one("", "pods", namespace, name)
+    }
+
+    fn bindings(&self, namespace: &str) -> Vec<Value> {
+        let plural = if namespace.is_empty() { "clusterrolebindings" } else { "rolebindings" };
+        self.all(rbac::GROUP, plural, namespace)
+    }
+
+    fn role(&self, namespace: &str, name: &str) -> Option<Value> {
+        let plural = if namespace.is_empty() { "clusterroles" } else { "roles" };
+        self.one(rbac::GROUP, plural, namespace, name)
+    }
+
+    fn cluster_roles(&self) -> Vec<Value> {
+        self.all(rbac::GROUP, "clusterroles", "")
     }
 
     fn needs(&self, node: &str, namespace: &str, plural: &str, name: &str) -> bool {

@@ -9,6 +9,7 @@
 //! The API is served by the leader alone. It keeps nothing: all state is in the store, so what was acknowledged
 //! survives power loss as the store promises, and a new leader goes on at once.
 
+mod admission;
 mod allocate;
 mod auth;
 mod body;
@@ -17,12 +18,15 @@ mod discovery;
 mod engine;
 mod kubelet;
 mod object;
+mod openapi;
 mod patch;
 mod path;
 mod query;
+mod rbac;
 mod read;
 mod respond;
 mod review;
+mod roles;
 mod serve;
 mod status;
 mod subresource;
@@ -83,10 +87,11 @@ impl Api {
         kube::Client::new(Local { api: self.clone(), user }, "default")
     }
 
-    /// Makes what every cluster has, if it is not there: four namespaces and the API's own Service.
+    /// Makes what every cluster has, if it is not there: four namespaces, the API's own Service, the system's priorities
+    /// and the usual roles.
     pub async fn bootstrap(&self) -> Result<(), BootstrapError> {
         for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-            self.ensure("namespaces", None, json!({"metadata": {"name": name}})).await?;
+            self.ensure("", "namespaces", None, json!({"metadata": {"name": name}})).await?;
         }
         let config = &self.0.config;
         let first = u32::from(config.service_cidr.network()).saturating_add(1);
@@ -96,23 +101,35 @@ impl Api {
             "spec": {"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip],
                 "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.port}]},
         });
-        self.ensure("services", Some("default"), service).await
+        self.ensure("", "services", Some("default"), service).await?;
+        for (name, value) in
+            [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000_i64)]
+        {
+            let class = json!({"metadata": {"name": name}, "value": value});
+            self.ensure("scheduling.k8s.io", "priorityclasses", None, class).await?;
+        }
+        for (plural, object) in roles::defaults() {
+            self.ensure(rbac::GROUP, plural, None, object).await?;
+        }
+        Ok(())
     }
 
     async fn ensure(
         &self,
+        group: &str,
         plural: &str,
         namespace: Option<&str>,
         object: Value,
     ) -> Result<(), BootstrapError> {
         let what = format!("{plural}/{}", object::name(&object));
         let failed = |why: String| BootstrapError { what: what.clone(), why };
-        let kind = resources::find("", "v1", plural).ok_or_else(|| failed("no such kind".into()))?;
+        let kind = resources::find(group, "v1", plural).ok_or_else(|| failed("no such kind".into()))?;
         let target = Target { kind, namespace: namespace.map(str::to_owned), name: None, subresource: None };
         if self.0.get(&target, object::name(&object)).is_ok() {
             return Ok(());
         }
-        match self.0.create(&User::admin(), &target, object, &Options::default()).await {
+        let options = Options { by: User::admin(), ..Options::default() };
+        match self.0.create(&target, object, &options).await {
             Ok(_) => Ok(()),
             Err(status) if status.reason == "AlreadyExists" => Ok(()),
             Err(status) => Err(failed(status.message)),

@@ -1,5 +1,6 @@
 //! patch: a part of an object, in one of three forms.
 
+use crate::auth;
 use crate::engine::Engine;
 use crate::object;
 use crate::path::Target;
@@ -75,6 +76,7 @@ impl Engine {
             check_identity(target, &mut new)?;
             own.conform(kind, &mut new, Vec::new())?;
             warned = own.warnings;
+            auth::check_grant(&fresh.by, kind, &new, Some(old), self)?;
             if object::text(&new, "/metadata/resourceVersion").is_empty() {
                 // `null` in a patch asks for no check.
                 object::meta(&mut new).remove("resourceVersion");

@@ -3,9 +3,10 @@
 use crate::auth::{self, Attributes, User};
 use crate::body;
 use crate::delete;
-use crate::discovery::{self, OPENAPI_V2_BYTES, OPENAPI_V2_PROTOBUF};
+use crate::discovery;
 use crate::engine::Engine;
 use crate::object;
+use crate::openapi;
 use crate::patch::Form;
 use crate::path::{Route, Target, route};
 use crate::query::Query;
@@ -89,7 +90,8 @@ impl Engine {
             Route::CoreVersions | Route::Groups if aggregated.is_some() => {
                 let media_type = aggregated.unwrap_or(discovery::AGGREGATED_V2);
                 let value = discovery::discovery_list(matches!(route, Route::CoreVersions), media_type);
-                return tagged(request, media_type, serde_json::to_vec(&value).map_err(Status::internal)?);
+                let bytes = serde_json::to_vec(&value).map_err(Status::internal)?;
+                return tagged(request, media_type, bytes.into());
             }
             Route::CoreVersions => discovery::core_versions(&self.config),
             Route::Groups => discovery::groups(),
@@ -98,19 +100,13 @@ impl Engine {
                 discovery::resource_list(group, version).ok_or_else(Status::no_resource)?
             }
             Route::OpenApiV2 if accept.contains("proto-openapi.spec.v2") => {
-                return tagged(request, OPENAPI_V2_PROTOBUF, OPENAPI_V2_BYTES.to_vec());
+                return tagged(request, openapi::V2_PROTOBUF, Bytes::from_static(openapi::V2_BYTES));
             }
-            Route::OpenApiV2 => discovery::openapi_v2(&self.config),
-            Route::OpenApiV3 => {
-                discovery::openapi_v3(|document| format!("{:016X}", hash(document.to_string().as_bytes())))
-            }
+            Route::OpenApiV2 => openapi::v2(&self.config),
+            Route::OpenApiV3 => openapi::v3(),
             Route::OpenApiV3Group { group, version } => {
-                let document = discovery::openapi_v3_group(group, version).ok_or_else(Status::no_resource)?;
-                return tagged(
-                    request,
-                    "application/json",
-                    serde_json::to_vec(&document).map_err(Status::internal)?,
-                );
+                let document = openapi::v3_group(group, version).ok_or_else(Status::no_resource)?;
+                return tagged(request, "application/json", document);
             }
             _ => return Err(Status::no_resource()),
         };
@@ -137,7 +133,12 @@ impl Engine {
             group: target.kind.group,
             plural: target.kind.plural,
             subresource: target.subresource.as_deref().unwrap_or_default(),
-            namespace: target.namespace.as_deref().unwrap_or_default(),
+            // A namespace is in itself: roles in it say who may look at it.
+            namespace: match &target.namespace {
+                Some(namespace) => namespace,
+                None if target.kind.plural == "namespaces" => target.name.as_deref().unwrap_or_default(),
+                None => "",
+            },
             name: target.name.as_deref().or(selected.as_deref()).unwrap_or_default(),
             path: "",
         };
@@ -146,7 +147,7 @@ impl Engine {
             (Some(name), Some(sub)) => {
                 let name = name.clone();
                 let known = target.kind.subresources.iter().find(|s| s.name() == sub).copied();
-                self.sub(&target, &name, known.ok_or_else(Status::no_resource)?, query, request).await
+                self.sub(user, &target, &name, known.ok_or_else(Status::no_resource)?, query, request).await
             }
             _ => self.main(user, &target, verb, query, request).await,
         }
@@ -169,17 +170,17 @@ impl Engine {
             "list" => Ok(format.answer(StatusCode::OK, &self.list(target, query, &format)?)),
             "watch" => self.watch(target, query, format),
             "create" => {
-                let mut options = Options::read(query)?;
+                let mut options = Options::read(user, query)?;
                 let (mut object, duplicates) = self.body(request).await?;
                 check_identity(target, &mut object)?;
                 options.conform(kind, &mut object, duplicates)?;
-                let made = self.create(user, target, object, &options).await?;
+                let made = self.create(target, object, &options).await?;
                 options.warnings.extend(kind.idle.then(|| {
                     format!("{} are kept, but nothing in this cluster acts on them yet", kind.qualified())
                 }));
                 Ok(warn(format.answer(StatusCode::CREATED, &format.object(kind, made, true)), &options))
             }
-            "update" | "patch" => self.alter(target, name, Part::Main, query, request, &format).await,
+            "update" | "patch" => self.alter(user, target, name, Part::Main, query, request, &format).await,
             "delete" => {
                 let (body, _) = self.body(request).await?;
                 let options = delete::Options::read(&body, query)?;
@@ -203,6 +204,7 @@ impl Engine {
 
     async fn sub(
         &self,
+        user: &User,
         target: &Target,
         name: &str,
         sub: Subresource,
@@ -222,7 +224,7 @@ impl Engine {
                 Ok(format.answer(StatusCode::OK, &format.object(target.kind, self.get(target, name)?, true)))
             }
             (Subresource::Status, Method::PUT | Method::PATCH) => {
-                self.alter(target, name, Part::Status, query, request, &format).await
+                self.alter(user, target, name, Part::Status, query, request, &format).await
             }
             (Subresource::Scale, Method::GET) => {
                 Ok(format.answer(StatusCode::OK, &self.scale(target, name)?))
@@ -265,8 +267,10 @@ impl Engine {
     }
 
     /// update and patch, of an object or its status.
+    #[allow(clippy::too_many_arguments, reason = "what a request is made of")]
     async fn alter(
         &self,
+        user: &User,
         target: &Target,
         name: &str,
         part: Part,
@@ -274,7 +278,7 @@ impl Engine {
         request: Request<Body>,
         format: &Format,
     ) -> Result<Response<Body>> {
-        let mut options = Options::read(query)?;
+        let mut options = Options::read(user, query)?;
         let changed = if request.method() == Method::PATCH {
             let form = Form::read(&body::media_type(request.headers()))?;
             let patch = self.patch_body(request).await?;
@@ -352,7 +356,7 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// An answer with an ETag, or 304 to whom has it already.
-fn tagged(request: &Request<Body>, media_type: &'static str, bytes: Vec<u8>) -> Result<Response<Body>> {
+fn tagged(request: &Request<Body>, media_type: &'static str, bytes: Bytes) -> Result<Response<Body>> {
     let tag = format!("\"{:016X}\"", hash(&bytes));
     let known = respond::text(request.headers(), header::IF_NONE_MATCH) == tag;
     let mut response = Response::new(Body::empty());

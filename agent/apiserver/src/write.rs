@@ -1,5 +1,6 @@
 //! create and update, and the one way in which an object changes.
 
+use crate::admission;
 use crate::allocate;
 use crate::auth::{self, User};
 use crate::engine::Engine;
@@ -30,6 +31,8 @@ pub(crate) enum Part {
 /// What else came with a write.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
+    /// Who writes.
+    pub by: User,
     pub dry_run: bool,
     pub strict: Strictness,
     /// What the client is told in `Warning` headers.
@@ -46,7 +49,7 @@ pub(crate) enum Strictness {
 }
 
 impl Options {
-    pub fn read(query: &Query) -> Result<Self> {
+    pub fn read(user: &User, query: &Query) -> Result<Self> {
         let strict = match query.get("fieldValidation") {
             None | Some("Warn") => Strictness::Warn,
             Some("Ignore") => Strictness::Ignore,
@@ -57,7 +60,7 @@ impl Options {
                 )));
             }
         };
-        Ok(Self { dry_run: query.dry_run()?, strict, warnings: Vec::new() })
+        Ok(Self { by: user.clone(), dry_run: query.dry_run()?, strict, warnings: Vec::new() })
     }
 
     /// Takes out what the kind does not have, and complains as wanted.
@@ -142,13 +145,7 @@ pub(crate) fn check_identity(target: &Target, object: &mut Value) -> Result<()> 
 
 impl Engine {
     /// Makes an object.
-    pub async fn create(
-        &self,
-        user: &User,
-        target: &Target,
-        mut object: Value,
-        options: &Options,
-    ) -> Result<Value> {
+    pub async fn create(&self, target: &Target, mut object: Value, options: &Options) -> Result<Value> {
         let kind = target.kind;
         check_identity(target, &mut object)?;
         prepare_new(kind, &mut object)?;
@@ -163,10 +160,12 @@ impl Engine {
             if given.is_empty() && !base.is_empty() {
                 meta(&mut object).insert("name".into(), object::generate_name(&base).into());
             }
-            auth::admit(user, kind.plural, &object)
+            auth::admit(&options.by, kind.plural, &object)
                 .map_err(|why| Status::forbidden(kind.group, kind.plural, object::name(&object), &why))?;
+            auth::check_grant(&options.by, kind, &object, None, self)?;
             let mut new = object.clone();
             (kind.defaults)(&mut new);
+            admission::admit(self, kind, &mut new)?;
             let mut writes = allocate::plan(self, kind, None, &mut new)?;
             let name = object::name(&new).to_owned();
             let causes = (kind.validate)(&new, None);
@@ -215,7 +214,10 @@ impl Engine {
     ) -> Result<Value> {
         let mut object = object;
         check_identity(target, &mut object)?;
-        let make = |_: &Value| Ok(object.clone());
+        let make = |old: &Value| {
+            auth::check_grant(&options.by, target.kind, &object, Some(old), self)?;
+            Ok(object.clone())
+        };
         self.change(target, name, part, options.dry_run, make).await
     }
 

@@ -16,6 +16,7 @@ mod kinds;
 pub mod labels;
 mod metadata;
 pub mod names;
+pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

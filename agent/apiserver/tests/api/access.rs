@@ -51,6 +51,98 @@ async fn one_may_ask_who_one_is_and_what_one_may() {
     assert_eq!(world.made(path, question).await["status"]["allowed"], true);
 }
 
+async fn eve(world: &World, method: Method, path: &str, body: Value) -> Answer {
+    let mut request = as_user(method, path, "eve", "people", body);
+    request.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
+    world.send(request).await
+}
+
+const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+
+#[tokio::test]
+async fn roles_let_users_in_as_far_as_they_go() {
+    let world = World::new().await;
+    world.made(PODS, pod("web")).await;
+    assert_eq!(eve(&world, Method::GET, PODS, Value::Null).await.code, 403);
+    let home = format!("{RBAC}/namespaces/default");
+    let subject = json!([{"kind": "User", "name": "eve"}]);
+    let view = json!({"metadata": {"name": "eve"}, "roleRef": {"kind": "ClusterRole", "name": "view"}, "subjects": subject});
+    world.made(&format!("{home}/rolebindings"), view).await;
+    assert_eq!(eve(&world, Method::GET, &format!("{PODS}/web"), Value::Null).await.code, 200);
+    assert_eq!(eve(&world, Method::GET, "/api/v1/namespaces/default", Value::Null).await.code, 200);
+    for (method, path) in [
+        (Method::DELETE, format!("{PODS}/web")),
+        (Method::GET, "/api/v1/pods".to_owned()),
+        (Method::GET, "/api/v1/namespaces/kube-system/pods".to_owned()),
+        (Method::GET, "/api/v1/namespaces/default/secrets".to_owned()),
+        (Method::GET, format!("{home}/roles")),
+    ] {
+        assert_eq!(eve(&world, method, &path, Value::Null).await.failure(403).0, "Forbidden", "{path}");
+    }
+    world.delete(&format!("{home}/rolebindings/eve"), Value::Null).await.ok(200);
+    assert_eq!(eve(&world, Method::GET, PODS, Value::Null).await.code, 403);
+}
+
+#[tokio::test]
+async fn whoever_may_write_roles_gains_nothing_by_it() {
+    let world = World::new().await;
+    let everything = json!([{"apiGroups": [GROUP], "resources": ["*"], "verbs": ["*"]}]);
+    world
+        .made(&format!("{RBAC}/clusterroles"), json!({"metadata": {"name": "roles"}, "rules": everything}))
+        .await;
+    let subject = json!([{"kind": "Group", "name": "people"}]);
+    let bind = |name: &str, role: &str| json!({"metadata": {"name": name}, "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role}, "subjects": subject});
+    let mut write = json!([{"apiGroups": [GROUP], "resources": ["clusterroles", "clusterrolebindings"], "verbs": ["create", "update", "patch", "get"]}]);
+    world
+        .made(&format!("{RBAC}/clusterroles"), json!({"metadata": {"name": "writer"}, "rules": write}))
+        .await;
+    world.made(&format!("{RBAC}/clusterrolebindings"), bind("writers", "writer")).await;
+    let (_, message) =
+        eve(&world, Method::POST, &format!("{RBAC}/clusterrolebindings"), bind("mine", "cluster-admin"))
+            .await
+            .failure(403);
+    assert!(message.contains("attempting to grant RBAC permissions not currently held"), "{message}");
+    assert_eq!(
+        eve(&world, Method::POST, &format!("{RBAC}/clusterrolebindings"), bind("mine", "writer")).await.code,
+        201
+    );
+    write[0]["resources"] = json!(["*"]);
+    let wider = json!({"metadata": {"name": "writer"}, "rules": write});
+    let path = format!("{RBAC}/clusterroles/writer");
+    assert_eq!(eve(&world, Method::PUT, &path, wider.clone()).await.failure(403).0, "Forbidden");
+    let mut patch = as_user(Method::PATCH, &path, "eve", "people", json!({"rules": wider["rules"]}));
+    patch.headers_mut().insert(header::CONTENT_TYPE, "application/merge-patch+json".parse().unwrap());
+    assert_eq!(world.send(patch).await.code, 403);
+    let mut labels =
+        as_user(Method::PATCH, &path, "eve", "people", json!({"metadata": {"labels": {"a": "b"}}}));
+    labels.headers_mut().insert(header::CONTENT_TYPE, "application/merge-patch+json".parse().unwrap());
+    assert_eq!(world.send(labels).await.code, 200);
+}
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+#[tokio::test]
+async fn one_may_ask_for_ones_rules_and_masters_about_others() {
+    let world = World::new().await;
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
+    let question = json!({"spec": {"namespace": "default"}});
+    let mine = eve(&world, Method::POST, path, question.clone()).await.ok(201);
+    assert_eq!(mine["status"]["resourceRules"][0]["verbs"], json!(["create"]));
+    assert_eq!(mine["status"]["incomplete"], false);
+    let all = world.made(path, question).await;
+    assert!(
+        all["status"]["resourceRules"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|rule| rule["resources"] == json!(["*"]))
+    );
+    let about = json!({"spec": {"user": "eve", "groups": ["people"], "resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    assert_eq!(world.made(path, about.clone()).await["status"]["allowed"], false);
+    assert_eq!(eve(&world, Method::POST, path, about).await.code, 403);
+}
+
 #[tokio::test]
 async fn a_node_reads_the_secrets_of_its_own_pods_alone() {
     let world = World::new().await;

@@ -117,6 +117,8 @@ async fn what_kubectl_reads_before_it_sends() {
     let index = world.get("/openapi/v3").await.ok(200);
     let url = text(&index["paths"]["apis/apps/v1"]["serverRelativeURL"]);
     let document = world.get(&url).await.ok(200);
+    let pod = &document["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"]["properties"];
+    assert_eq!(pod["hostNetwork"]["type"], "boolean");
     let paths = document["paths"].as_object().unwrap();
     let patch = paths
         .values()

@@ -365,3 +365,29 @@ async fn an_autoscaler_has_two_versions() {
     let (_, message) = world.patch(&format!("{OLD}/web"), "merge", wrong).await.failure(422);
     assert!(message.contains("spec.maxReplicas: Invalid value: 0: must be greater than 0"), "{message}");
 }
+
+#[tokio::test]
+async fn limits_and_priorities_shape_new_pods() {
+    let world = World::new().await;
+    let range = json!({"metadata": {"name": "r"}, "spec": {"limits": [{"type": "Container",
+        "default": {"cpu": "500m"}, "max": {"cpu": "1"}}]}});
+    world.made("/api/v1/namespaces/default/limitranges", range).await;
+    let class = json!({"metadata": {"name": "high"}, "value": 1000});
+    world.made("/apis/scheduling.k8s.io/v1/priorityclasses", class).await;
+    let mut important = pod("a");
+    important["spec"]["priorityClassName"] = "high".into();
+    let made = world.made(PODS, important).await;
+    assert_eq!(made["spec"]["priority"], 1000);
+    assert_eq!(made["spec"]["containers"][0]["resources"]["limits"]["cpu"], "500m");
+    assert_eq!(made["status"]["qosClass"], "Burstable");
+    let mut greedy = pod("b");
+    greedy["spec"]["containers"][0]["resources"] = json!({"limits": {"cpu": "2"}});
+    let (reason, message) = world.post(PODS, greedy).await.failure(403);
+    assert_eq!(reason, "Forbidden");
+    assert_eq!(message, "pods \"b\" is forbidden: maximum cpu usage per Container is 1, but limit is 2");
+    let mut unknown = pod("c");
+    unknown["spec"]["priorityClassName"] = "none".into();
+    let (_, message) = world.post(PODS, unknown).await.failure(403);
+    assert_eq!(message, "pods \"c\" is forbidden: no PriorityClass with name none was found");
+    world.made("/api/v1/namespaces/kube-system/pods", pod("b")).await;
+}

@@ -31,7 +31,6 @@ pub const PRIORITY_CLASS: Descriptor = Descriptor {
         }
     },
     validate: validate_priority,
-    idle: true,
     ..BASE
 };
 

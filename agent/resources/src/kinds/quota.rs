@@ -39,7 +39,6 @@ pub const LIMIT_RANGE: Descriptor = Descriptor {
     columns: &[NAME, CREATED_AT],
     defaults: default_limits,
     validate: validate_limits,
-    idle: true,
     ..BASE
 };
 

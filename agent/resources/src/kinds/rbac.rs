@@ -10,7 +10,7 @@ use serde_json::Value;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-const ROLES: Descriptor = Descriptor { group: GROUP, columns: &[NAME, CREATED_AT], idle: true, ..BASE };
+const ROLES: Descriptor = Descriptor { group: GROUP, columns: &[NAME, CREATED_AT], ..BASE };
 
 pub const ROLE: Descriptor = Descriptor {
     kind: "Role",
@@ -51,7 +51,6 @@ const BINDINGS: Descriptor = Descriptor {
         subjects("ServiceAccounts", |binding, _| named(binding, "ServiceAccount")),
     ],
     defaults: default_binding,
-    idle: true,
     ..BASE
 };
 

@@ -7,7 +7,7 @@ use super::{persistent_volume_claim, workload};
 use crate::cause::{Causes, forbidden, invalid, required};
 use crate::json::{Fields, child, children, counters, default, int, items, spec, text};
 use crate::{Descriptor, Subresource, metadata, names};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub const STATEFUL_SET: Descriptor = Descriptor {
     group: "apps",
@@ -96,7 +96,7 @@ fn validate(new: &Value, old: Option<&Value>) -> Causes {
         workload::one_of(new, &field, &["Retain", "Delete"], &mut causes);
     }
     let selector = check_selector(new, None, "statefulset", &mut causes);
-    check_template(new, Place::Template("StatefulSet"), selector.as_ref(), &mut causes);
+    check_template(&with_claims(new), Place::Template("StatefulSet"), selector.as_ref(), &mut causes);
     if let Some(old) = old
         && fixed(new) != fixed(old)
     {
@@ -106,6 +106,20 @@ fn validate(new: &Value, old: Option<&Value>) -> Causes {
         causes.push(forbidden("spec", detail));
     }
     causes
+}
+
+/// The object with its claims among the template's volumes, as its pods will have them.
+fn with_claims(object: &Value) -> Value {
+    let claims = items(object, "/spec/volumeClaimTemplates").iter().map(|c| text(c, "/metadata/name"));
+    let claims: Vec<&str> = claims.filter(|name| !name.is_empty()).collect();
+    let mut whole = object.clone();
+    let pod = whole.pointer_mut("/spec/template/spec").and_then(Value::as_object_mut);
+    let volumes = pod.map(|pod| pod.entry("volumes").or_insert_with(|| json!([])));
+    if let Some(volumes) = volumes.and_then(Value::as_array_mut) {
+        volumes.retain(|volume| !claims.contains(&text(volume, "/name")));
+        volumes.extend(claims.iter().map(|n| json!({"name": n, "persistentVolumeClaim": {"claimName": n}})));
+    }
+    whole
 }
 
 /// The specification without what may change.
@@ -135,13 +149,13 @@ fn check_strategy(object: &Value, causes: &mut Causes) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn only_some_of_it_may_change() {
         let mut old = json!({"metadata": {"name": "db"}, "spec": {"serviceName": "db",
             "selector": {"matchLabels": {"app": "db"}}, "template": {"metadata": {"labels": {"app": "db"}},
-                "spec": {"containers": [{"name": "a", "image": "a"}]}},
+                "spec": {"containers": [{"name": "a", "image": "a",
+                "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]}},
             "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
                 "resources": {"requests": {"storage": "1Gi"}}}}]}});
         defaults(&mut old);

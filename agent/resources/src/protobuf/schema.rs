@@ -71,12 +71,18 @@ pub struct Field {
 pub struct Table {
     roots: HashMap<(&'static str, &'static str), usize>,
     messages: Vec<Vec<Field>>,
+    names: Vec<&'static str>,
 }
 
 impl Table {
     /// The message of a kind.
     pub fn root(&self, api_version: &str, kind: &str) -> Option<usize> {
         self.roots.get(&(api_version, kind)).or_else(|| self.roots.get(&("*", kind))).copied()
+    }
+
+    /// A message's name: `core.v1.Pod`.
+    pub fn name(&self, message: usize) -> &'static str {
+        self.names.get(message).copied().unwrap_or_default()
     }
 
     /// Whether the message is a kind's.
@@ -90,9 +96,9 @@ impl Table {
     }
 
     fn read(text: &'static str) -> Self {
-        let names = text.lines().filter_map(|line| line.strip_prefix('.'));
-        let indices: HashMap<&str, usize> = names.enumerate().map(|(i, name)| (name, i)).collect();
-        let mut table = Self { roots: HashMap::new(), messages: Vec::new() };
+        let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix('.')).collect();
+        let indices: HashMap<&str, usize> = names.iter().enumerate().map(|(i, name)| (*name, i)).collect();
+        let mut table = Self { roots: HashMap::new(), messages: Vec::new(), names };
         for line in text.lines() {
             let mut words = line.split(' ');
             match (words.next(), words.next(), words.next(), words.next()) {

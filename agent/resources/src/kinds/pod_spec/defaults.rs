@@ -33,8 +33,6 @@ pub fn pod_spec(spec: &mut Fields) {
 pub fn pod_only(spec: &mut Fields) {
     default(spec, "enableServiceLinks", true);
     default(spec, "serviceAccountName", "default");
-    default(spec, "preemptionPolicy", "PreemptLowerPriority");
-    default(spec, "priority", 0);
     account(spec);
     for list in ["initContainers", "containers"] {
         for container in children(spec, list) {

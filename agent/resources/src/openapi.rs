@@ -1,0 +1,193 @@
+//! OpenAPI v3 schemas of the kinds, made from the same table of messages that bodies are read by: what fields there
+//! are, what they hold, how lists are patched. Without descriptions.
+
+use crate::Descriptor;
+use crate::patch::keys::{Strategy, strategy};
+use crate::protobuf::schema::{Field, Kind, Shape, Table, table};
+use serde_json::{Map, Value, json};
+
+/// The schemas of these kinds, and of all that is in them, by name.
+pub fn schemas<'a>(kinds: impl Iterator<Item = &'a Descriptor>) -> Map<String, Value> {
+    let mut maker = Maker { table: table(), done: Map::new() };
+    for kind in kinds {
+        let Some(root) = maker.table.root(&kind.api_version(), kind.kind) else { continue };
+        let name = maker.make(root);
+        if let Some(schema) = maker.done.get_mut(&name) {
+            schema["x-kubernetes-group-version-kind"] =
+                json!([{"group": kind.group, "version": kind.version, "kind": kind.kind}]);
+        }
+    }
+    maker.done
+}
+
+/// The name of a kind's schema: `io.k8s.api.core.v1.Pod`.
+pub fn name(kind: &Descriptor) -> Option<String> {
+    table().root(&kind.api_version(), kind.kind).map(|root| full(table().name(root)))
+}
+
+/// `core.v1.Pod` with the words before it that clients know it by.
+fn full(message: &str) -> String {
+    if message.starts_with("meta.v1.") {
+        format!("io.k8s.apimachinery.pkg.apis.{message}")
+    } else {
+        format!("io.k8s.api.{message}")
+    }
+}
+
+/// Where a message stands, as the rules of patching want to know it.
+fn place(message: &str) -> (&'static str, &'static [&'static str]) {
+    match message {
+        "core.v1.Container" | "core.v1.EphemeralContainer" | "core.v1.EphemeralContainerCommon" => {
+            ("Pod", &["containers"])
+        }
+        "core.v1.ServiceSpec" => ("Service", &["spec"]),
+        "core.v1.ServiceAccount" => ("ServiceAccount", &[]),
+        "core.v1.NodeStatus" => ("Node", &["status"]),
+        "meta.v1.ObjectMeta" => ("", &["metadata"]),
+        _ => ("", &[]),
+    }
+}
+
+struct Maker {
+    table: &'static Table,
+    done: Map<String, Value>,
+}
+
+impl Maker {
+    /// Makes a message's schema, unless it is there, and gives its name. Messages lead to themselves nowhere but
+    /// through what is made already.
+    fn make(&mut self, message: usize) -> String {
+        let short = self.table.name(message);
+        let name = full(short);
+        if self.done.contains_key(&name) {
+            return name;
+        }
+        self.done.insert(name.clone(), Value::Null);
+        let mut properties = Map::new();
+        if self.table.is_root(message) {
+            properties.insert("apiVersion".to_owned(), json!({"type": "string"}));
+            properties.insert("kind".to_owned(), json!({"type": "string"}));
+        }
+        self.fields(message, short, &mut properties);
+        self.done.insert(name.clone(), json!({"type": "object", "properties": properties}));
+        name
+    }
+
+    fn fields(&mut self, message: usize, outer: &str, properties: &mut Map<String, Value>) {
+        let table = self.table;
+        for field in table.fields(message) {
+            match (field.shape, field.kind) {
+                (Shape::Inline, Kind::Message(inner)) => self.fields(inner, outer, properties),
+                _ => {
+                    let schema = self.field(field, outer);
+                    properties.insert(field.name.to_owned(), schema);
+                }
+            }
+        }
+    }
+
+    fn field(&mut self, field: &Field, outer: &str) -> Value {
+        let value = self.value(field.kind);
+        match field.shape {
+            Shape::One | Shape::Inline => value,
+            Shape::Map => json!({"type": "object", "additionalProperties": value}),
+            Shape::List => {
+                let mut list = json!({"type": "array", "items": value});
+                let (kind, path) = place(outer);
+                match strategy(kind, path, field.name) {
+                    Strategy::Atomic => list["x-kubernetes-list-type"] = "atomic".into(),
+                    Strategy::Set => {
+                        list["x-kubernetes-list-type"] = "set".into();
+                        list["x-kubernetes-patch-strategy"] = "merge".into();
+                    }
+                    Strategy::Keyed(key) => {
+                        list["x-kubernetes-list-type"] = "map".into();
+                        list["x-kubernetes-list-map-keys"] = json!([key]);
+                        list["x-kubernetes-patch-strategy"] = "merge".into();
+                        list["x-kubernetes-patch-merge-key"] = key.into();
+                    }
+                }
+                list
+            }
+        }
+    }
+
+    fn value(&mut self, kind: Kind) -> Value {
+        match kind {
+            Kind::Message(message) => json!({"$ref": format!("#/components/schemas/{}", self.make(message))}),
+            Kind::Text => json!({"type": "string"}),
+            Kind::Flag => json!({"type": "boolean"}),
+            Kind::Int32 => json!({"type": "integer", "format": "int32"}),
+            Kind::Int64 => json!({"type": "integer", "format": "int64"}),
+            Kind::Double => json!({"type": "number", "format": "double"}),
+            Kind::Bytes => json!({"type": "string", "format": "byte"}),
+            Kind::Time | Kind::MicroTime => json!({"type": "string", "format": "date-time"}),
+            Kind::Raw => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+            Kind::Quantity => self.leaf(
+                "io.k8s.apimachinery.pkg.api.resource.Quantity",
+                json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
+            ),
+            Kind::IntOrString => self.leaf(
+                "io.k8s.apimachinery.pkg.util.intstr.IntOrString",
+                json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}),
+            ),
+            Kind::Texts => json!({"type": "array", "items": {"type": "string"}}),
+        }
+    }
+
+    /// A value with a name of its own, by which clients print it.
+    fn leaf(&mut self, name: &str, schema: Value) -> Value {
+        self.done.entry(name).or_insert(schema);
+        json!({"$ref": format!("#/components/schemas/{name}")})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_schema_that_leads_nowhere_else() {
+        let all = schemas(crate::all().iter());
+        for kind in crate::all() {
+            let schema = &all[&name(kind).expect("a schema")];
+            assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], kind.kind);
+            assert_eq!(schema["properties"]["kind"]["type"], "string", "{}", kind.kind);
+        }
+        let text = Value::Object(all.clone()).to_string();
+        let references: Vec<&str> = text.split("#/components/schemas/").skip(1).collect();
+        for reference in references {
+            let name = reference.split('"').next().unwrap_or_default();
+            assert!(all.get(name).is_some_and(Value::is_object), "{name}");
+        }
+    }
+
+    #[test]
+    fn fields_are_what_they_hold() {
+        let all = schemas(crate::find("", "v1", "pods").into_iter());
+        let of = |message: &str, field: &str| {
+            all[&format!("io.k8s.api.core.v1.{message}")]["properties"][field].clone()
+        };
+        let containers = of("PodSpec", "containers");
+        assert_eq!(containers["items"]["$ref"], "#/components/schemas/io.k8s.api.core.v1.Container");
+        assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
+        assert_eq!(of("Container", "ports")["x-kubernetes-list-map-keys"], json!(["containerPort"]));
+        assert_eq!(of("Container", "command")["x-kubernetes-list-type"], "atomic");
+        assert_eq!(
+            of("Volume", "emptyDir")["$ref"],
+            "#/components/schemas/io.k8s.api.core.v1.EmptyDirVolumeSource"
+        );
+        assert_eq!(
+            of("HTTPGetAction", "port")["$ref"],
+            "#/components/schemas/io.k8s.apimachinery.pkg.util.intstr.IntOrString"
+        );
+        assert_eq!(
+            of("PodSpec", "nodeSelector"),
+            json!({"type": "object", "additionalProperties": {"type": "string"}})
+        );
+        assert_eq!(
+            of("ContainerStateRunning", "startedAt"),
+            json!({"type": "string", "format": "date-time"})
+        );
+    }
+}
