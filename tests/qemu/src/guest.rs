@@ -167,7 +167,9 @@ impl Guest {
         for _ in 0..index {
             command.args(["-serial", "null"]);
         }
-        command.args(["-serial", "stdio", "-append", &loaded.cmdline]);
+        // QEMU's Pi resets at once when its watchdog is started, instead of counting.
+        let cmdline = format!("{} systemd.watchdog_sec=0", loaded.cmdline);
+        command.args(["-serial", "stdio", "-append", &cmdline]);
     }
 
     fn running(&mut self) -> Result<&mut Running> {
