@@ -43,6 +43,8 @@ fn runs_the_2016_way(name: &str, board: &str, machine: Machine) -> Result<()> {
     println!("{}", guest.ok("free -m", MINUTE)?);
     guest.reboot()?;
     guest.until("kubectl get nodes", " Ready ", 8 * MINUTE)?;
+    guest.ok("grep -q Bramble /var/log/bramble/system.log", MINUTE)?;
+    guest.ok("test -e /data/clock", MINUTE)?;
     healthy_system(&mut guest)
 }
 
