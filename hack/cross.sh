@@ -68,7 +68,7 @@ cross_build() {
   command -v "$gnu-gcc" >/dev/null || die "$gnu-gcc is missing" "sudo hack/setup --image (Debian's package gcc-$gnu)"
   choose_rustc "$target"
   builder unpack image-builder/toolchain/sysroot.toml --into "$CACHE/sysroot"
-  run_cargo fetch -q --locked
+  run_cargo fetch -q --locked --target "$target" --target "$(rustc -vV | sed -n 's/^host: //p')"
   patch_crates "${@:2}"
   paths=$(printf '"%s",' "${patched[@]}")
   [ "${#patched[@]}" -gt 0 ] || paths=""

@@ -150,18 +150,25 @@ impl Inputs {
     pub fn read_lock(&self, project: &Project, board: &LoadedBoard) -> Result<Lock> {
         let path = self.lock_path(project, board);
         if !path.exists() {
-            bail!("{}: is not there: run `image-builder lock {}`", path.display(), self.board);
+            bail!("{}: is not there: run `image-builder {}`", path.display(), self.lock_command());
         }
         let lock = Lock::read(&path)?;
         if !lock.answers(&board.name, &project.request(board)) {
             bail!(
-                "{}: was made for other package lists than {}'s recipes have now: run `image-builder lock {}`",
+                "{}: was made for other package lists than {}'s recipes have now: run `image-builder {}`",
                 path.display(),
                 board.name,
-                self.board
+                self.lock_command()
             );
         }
         Ok(lock)
+    }
+
+    /// What makes the lock that is missing.
+    fn lock_command(&self) -> String {
+        let layers = self.layers.iter().map(|layer| format!(" --layer {}", layer.display()));
+        let lock = self.lock.iter().map(|lock| format!(" --lock {}", lock.display()));
+        format!("lock {}{}", self.board, layers.chain(lock).collect::<String>())
     }
 
     /// The cache.

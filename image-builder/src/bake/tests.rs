@@ -140,7 +140,8 @@ impl World {
     }
 
     fn open(&self) -> Result<(Project, LoadedBoard)> {
-        let project = Project::open(&self.path("repo"), &[])?;
+        let own = self.path("mine");
+        let project = Project::open(&self.path("repo"), own.exists().then_some(own).as_slice())?;
         let board = project.board("test")?;
         Ok((project, board))
     }
@@ -347,4 +348,37 @@ fn a_bad_recipe_is_named_by_line_and_field() {
             .starts_with(&at("units = ", "units.enable[0]: no unit wbe.service"))
     );
     assert!(refusal("/usr/share/doc/**\"]", "/usr/[\"]").starts_with(&at("remove = ", "remove[0]: ")));
+}
+
+#[test]
+fn a_layer_of_one_s_own_adds_and_overrides() {
+    let world = World::new();
+    world.write("mine/layer.toml", b"name = \"mine\"\n");
+    world.write("mine/recipes/more/files/tree/opt/run", b"#!/bin/sh\n");
+    world.write("mine/recipes/more/files/app.tar", b"layers");
+    let recipe = r#"
+        trees = ["tree"]
+        files = [{ path = "/etc/motd", text = "mine" }]
+        images = [{ archive = "app.tar" }]
+        [settings]
+        hostname = "pi"
+        time = { zone = "Europe/Helsinki" }
+    "#;
+    world.write("mine/recipes/more/more.toml", recipe.as_bytes());
+    world.write(
+        "mine/recipes/more/other-boards.toml",
+        b"when = { boards = [\"rpi-9\"] }\npackages = [\"nothing\"]\n",
+    );
+    let baked = world.bake(&world.lock().unwrap(), "cache", "out").unwrap();
+    let root = Card::read(&baked.image).unwrap().root;
+    assert_eq!(text(root.read("etc/motd")), "mine");
+    assert_eq!(text(root.read("usr/share/bramble/images/app.tar")), "layers");
+    assert_eq!(
+        text(root.read("usr/share/bramble/defaults.toml")),
+        "hostname = \"pi\"\n\n[time]\nzone = \"Europe/Helsinki\"\n"
+    );
+    assert!(root.get("opt/run").is_some() && root.get("srv/web/index.html").is_some());
+    world.write("mine/recipes/more/more.toml", b"\nunknown = 1\n");
+    let error = format!("{:#}", world.lock().unwrap_err());
+    assert!(error.contains("mine/recipes/more/more.toml:2: unknown: unknown field"), "{error}");
 }
