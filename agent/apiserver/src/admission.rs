@@ -1,7 +1,9 @@
-//! What else there is in a cluster fills new objects in, or refuses them: priority classes, limit ranges.
+//! What else there is in a cluster fills new objects in, or refuses them: priority classes, storage classes, limit
+//! ranges.
 
 mod limits;
 mod priority;
+mod storage;
 
 use crate::engine::Engine;
 use crate::object::{as_map, name, text};
@@ -20,6 +22,9 @@ pub(crate) fn admit(engine: &Engine, kind: &Descriptor, new: &mut Value) -> Resu
     if is_pod {
         let classes = engine.all("scheduling.k8s.io", "priorityclasses", "");
         priority::resolve(&classes, new).map_err(|why| refused(&why, new))?;
+    }
+    if is_claim {
+        storage::choose(&engine.all("storage.k8s.io", "storageclasses", ""), new);
     }
     let namespace = text(new, "/metadata/namespace").to_owned();
     let mut faults = Vec::new();

@@ -391,3 +391,19 @@ async fn limits_and_priorities_shape_new_pods() {
     assert_eq!(message, "pods \"c\" is forbidden: no PriorityClass with name none was found");
     world.made("/api/v1/namespaces/kube-system/pods", pod("b")).await;
 }
+
+#[tokio::test]
+async fn a_claim_gets_the_default_class() {
+    let world = World::new().await;
+    let marked = json!({"storageclass.kubernetes.io/is-default-class": "true"});
+    let class =
+        json!({"metadata": {"name": "fast", "annotations": marked}, "provisioner": "example.com/disk"});
+    world.made("/apis/storage.k8s.io/v1/storageclasses", class).await;
+    let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}}});
+    let made = world.made("/api/v1/namespaces/default/persistentvolumeclaims", claim).await;
+    assert_eq!(
+        (&made["spec"]["storageClassName"], &made["status"]["phase"]),
+        (&json!("fast"), &json!("Pending"))
+    );
+}
