@@ -16,6 +16,7 @@ mod body;
 mod delete;
 mod discovery;
 mod engine;
+mod impersonate;
 mod kubelet;
 mod object;
 mod openapi;

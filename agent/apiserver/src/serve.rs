@@ -5,6 +5,7 @@ use crate::body;
 use crate::delete;
 use crate::discovery;
 use crate::engine::Engine;
+use crate::impersonate;
 use crate::object;
 use crate::openapi;
 use crate::patch::Form;
@@ -42,6 +43,7 @@ impl Engine {
         if !*self.leading.borrow() {
             return Err(Status::unavailable("no leader is known, or this node stopped leading: try again"));
         }
+        let user = impersonate::acting(user, request.headers(), self)?;
         match route {
             Route::Object(target) => self.object(&user, target, &query, request).await,
             Route::Review { plural, .. } => {

@@ -144,6 +144,42 @@ async fn one_may_ask_for_ones_rules_and_masters_about_others() {
 }
 
 #[tokio::test]
+async fn one_acts_as_another_if_one_may() {
+    let world = World::new().await;
+    let acting = |name: &str, group: &str, headers: &[(&'static str, &'static str)]| {
+        let mut request = as_user(Method::GET, PODS, name, group, Value::Null);
+        for (header, value) in headers {
+            request.headers_mut().append(*header, value.parse().unwrap());
+        }
+        world.send(request)
+    };
+    let masters = "system:masters";
+    assert_eq!(acting("admin", masters, &[]).await.code, 200);
+    let (_, message) = acting("admin", masters, &[("impersonate-user", "eve")]).await.failure(403);
+    assert!(message.contains("User \"eve\" cannot list resource \"pods\""), "{message}");
+    let as_master =
+        [("impersonate-user", "eve"), ("impersonate-group", "people"), ("impersonate-group", masters)];
+    assert_eq!(acting("admin", masters, &as_master).await.code, 200);
+    let (_, message) = acting("eve", "people", &as_master).await.failure(403);
+    assert_eq!(
+        message,
+        r#"users "eve" is forbidden: User "eve" cannot impersonate resource "users" in API group "" at the cluster scope"#
+    );
+    assert_eq!(acting("admin", masters, &[("impersonate-group", "people")]).await.code, 400);
+    // Who may be one user only is not that user with a group added.
+    let rule = json!([{"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"], "resourceNames": ["bob"]}]);
+    world.made(&format!("{RBAC}/clusterroles"), json!({"metadata": {"name": "be-bob"}, "rules": rule})).await;
+    let bind = json!({"metadata": {"name": "be-bob"}, "roleRef": {"kind": "ClusterRole", "name": "be-bob"},
+        "subjects": [{"kind": "User", "name": "eve"}]});
+    world.made(&format!("{RBAC}/clusterrolebindings"), bind).await;
+    let bob = acting("eve", "people", &[("impersonate-user", "bob")]).await.failure(403).1;
+    assert!(bob.contains("User \"bob\" cannot list"), "{bob}");
+    let more = [("impersonate-user", "bob"), ("impersonate-group", masters)];
+    let (_, message) = acting("eve", "people", &more).await.failure(403);
+    assert!(message.contains("cannot impersonate resource \"groups\""), "{message}");
+}
+
+#[tokio::test]
 async fn a_node_reads_the_secrets_of_its_own_pods_alone() {
     let world = World::new().await;
     const SECRETS: &str = "/api/v1/namespaces/default/secrets";
