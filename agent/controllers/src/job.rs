@@ -84,6 +84,11 @@ fn index_of(p: &Pod) -> Option<u32> {
     p.metadata.annotations.as_ref()?.get(INDEX)?.parse().ok()
 }
 
+/// Whether a job that ended did so well; `None` while it has not ended.
+pub(crate) fn result(job: &Job) -> Option<bool> {
+    finish::result(job)
+}
+
 /// Reconciles one job.
 pub(crate) fn reconcile(namespace: &str, name: &str, cx: &mut Context<'_>) -> Outcome {
     let Some(job) = cx.world.jobs.get(namespace, name) else { return Outcome::default() };

@@ -19,6 +19,8 @@
 
 mod back_off;
 mod cidr;
+mod cron_job;
+mod daemon_set;
 mod deployment;
 mod endpoints;
 mod event;
@@ -37,10 +39,12 @@ mod podgc;
 mod queue;
 mod reconcile;
 mod replicas;
+mod revision;
 mod routes;
 mod runner;
 mod selector;
 mod slices;
+mod stateful_set;
 mod taints;
 #[cfg(test)]
 mod testing;

@@ -6,8 +6,8 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 
 use crate::{
-    Config, cidr, deployment, endpoints, gc, job, namespace, node, podgc, replicas, slices, world::World,
-    write::Outcome,
+    Config, cidr, cron_job, daemon_set, deployment, endpoints, gc, job, namespace, node, podgc, replicas,
+    slices, stateful_set, world::World, write::Outcome,
 };
 
 /// Which controller.
@@ -21,6 +21,12 @@ pub(crate) enum Controller {
     ReplicaSet,
     /// By replication controller.
     ReplicationController,
+    /// By daemon set.
+    DaemonSet,
+    /// By stateful set.
+    StatefulSet,
+    /// By cron job.
+    CronJob,
     /// By job.
     Job,
     /// By pod, of a job that may be gone.
@@ -92,6 +98,9 @@ pub(crate) fn reconcile(key: &Key, cx: &mut Context<'_>) -> Outcome {
         Controller::Deployment => deployment::reconcile(namespace, name, cx),
         Controller::ReplicaSet => replicas::reconcile_replica_set(namespace, name, cx),
         Controller::ReplicationController => replicas::reconcile_replication_controller(namespace, name, cx),
+        Controller::DaemonSet => daemon_set::reconcile(namespace, name, cx),
+        Controller::StatefulSet => stateful_set::reconcile(namespace, name, cx),
+        Controller::CronJob => cron_job::reconcile(namespace, name, cx),
         Controller::Job => job::reconcile(namespace, name, cx),
         Controller::JobOrphan => job::reconcile_orphan(namespace, name, cx),
         Controller::Endpoints => endpoints::reconcile(namespace, name, cx),

@@ -47,8 +47,14 @@ fn by_kind(world: &World, object: &Object, gone: bool, keys: &mut Vec<Key>) {
             keys.push(Key::new(Controller::ReplicationController, namespace, name))
         }
         Object::Deployment(_) => keys.push(Key::new(Controller::Deployment, namespace, name)),
+        Object::DaemonSet(_) => keys.push(Key::new(Controller::DaemonSet, namespace, name)),
+        Object::StatefulSet(_) => keys.push(Key::new(Controller::StatefulSet, namespace, name)),
+        Object::CronJob(_) => keys.push(Key::new(Controller::CronJob, namespace, name)),
+        Object::ControllerRevision(_) => keepers(world, meta, keys),
+        Object::PersistentVolumeClaim(_) => claimants(world, namespace, name, keys),
         Object::Job(_) => {
             keys.push(Key::new(Controller::Job, namespace, name));
+            owned_by(meta, "CronJob", Controller::CronJob, keys);
             if gone {
                 let uid = meta.uid.as_deref().unwrap_or_default();
                 let own = world.pods.in_namespace(namespace).filter(|p| owned::is_owned(&p.metadata, uid));
@@ -69,14 +75,47 @@ fn by_kind(world: &World, object: &Object, gone: bool, keys: &mut Vec<Key>) {
         Object::Meta(kind, _) if world.kinds.as_ref().and_then(Kinds::event) == Some(*kind) => {
             keys.extend(meta.uid.as_deref().map(|uid| Key::new(Controller::EventTtl, "", uid)));
         }
-        Object::Lease(_)
-        | Object::Meta(..)
-        | Object::DaemonSet(_)
-        | Object::ControllerRevision(_)
-        | Object::CronJob(_)
-        | Object::StatefulSet(_)
-        | Object::PersistentVolumeClaim(_) => {}
+        Object::Lease(_) | Object::Meta(..) => {}
     }
+}
+
+/// The controller of an object, if it is one of this kind.
+fn owned_by(meta: &ObjectMeta, kind: &str, controller: Controller, keys: &mut Vec<Key>) {
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let owner = pod::controller_of(meta).filter(|owner| owner.kind == kind);
+    keys.extend(owner.map(|owner| Key::new(controller, namespace, &owner.name)));
+}
+
+/// Who keeps a revision, or might adopt it.
+fn keepers(world: &World, meta: &ObjectMeta, keys: &mut Vec<Key>) {
+    owned_by(meta, "DaemonSet", Controller::DaemonSet, keys);
+    owned_by(meta, "StatefulSet", Controller::StatefulSet, keys);
+    if pod::controller_of(meta).is_none() {
+        selecting(world, meta, keys);
+    }
+}
+
+/// Sets whose selectors are for these labels.
+fn selecting(world: &World, meta: &ObjectMeta, keys: &mut Vec<Key>) {
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let labels = meta.labels.as_ref();
+    let wants = |selector: Option<&LabelSelector>| selector.is_some_and(|s| selector::matches(s, labels));
+    let daemons = world.daemon_sets.in_namespace(namespace);
+    let daemons = daemons.filter(|d| wants(d.spec.as_ref().map(|s| &s.selector)));
+    keys.extend(daemons.filter_map(|d| key_of(Controller::DaemonSet, d)));
+    let sets = world.stateful_sets.in_namespace(namespace);
+    let sets = sets.filter(|s| wants(s.spec.as_ref().map(|s| &s.selector)));
+    keys.extend(sets.filter_map(|s| key_of(Controller::StatefulSet, s)));
+}
+
+/// Stateful sets of which a claim of this name may be: `template-set-number`.
+fn claimants(world: &World, namespace: &str, claim: &str, keys: &mut Vec<Key>) {
+    let Some((rest, _)) = claim.rsplit_once('-') else { return };
+    let sets = world.stateful_sets.in_namespace(namespace).filter(|set| {
+        let name = set.metadata.name.as_deref().unwrap_or_default();
+        rest.strip_suffix(name).is_some_and(|template| template.ends_with('-'))
+    });
+    keys.extend(sets.filter_map(|set| key_of(Controller::StatefulSet, set)));
 }
 
 fn service(namespace: &str, name: &str, keys: &mut Vec<Key>) {
@@ -88,6 +127,7 @@ fn by_node(world: &World, name: &str, gone: bool, keys: &mut Vec<Key>) {
     keys.push(Key::new(Controller::NodeLifecycle, "", name));
     keys.push(Key::new(Controller::NodeCidr, "", ""));
     service("default", "kubernetes", keys);
+    keys.extend(world.daemon_sets.all().filter_map(|set| key_of(Controller::DaemonSet, set)));
     if gone {
         let orphans = world.pods.all().filter(|p| pod::node(p) == Some(name));
         keys.extend(orphans.map(|p| pod_key(Controller::PodGarbage, p)));
@@ -148,6 +188,8 @@ fn owners_of_pod(world: &World, p: &Pod, namespace: &str, keys: &mut Vec<Key>) {
             "ReplicationController" => {
                 keys.push(Key::new(Controller::ReplicationController, namespace, &owner.name));
             }
+            "DaemonSet" => keys.push(Key::new(Controller::DaemonSet, namespace, &owner.name)),
+            "StatefulSet" => keys.push(Key::new(Controller::StatefulSet, namespace, &owner.name)),
             "Job" => keys.push(Key::new(Controller::Job, namespace, &owner.name)),
             _ => {}
         }
@@ -157,6 +199,7 @@ fn owners_of_pod(world: &World, p: &Pod, namespace: &str, keys: &mut Vec<Key>) {
     let sets = world.replica_sets.in_namespace(namespace);
     let sets = sets.filter(|rs| rs.spec.as_ref().is_some_and(|s| selector::matches(&s.selector, labels)));
     keys.extend(sets.filter_map(|rs: &ReplicaSet| key_of(Controller::ReplicaSet, rs)));
+    selecting(world, &p.metadata, keys);
     let jobs = world.jobs.in_namespace(namespace).filter(|j| job::selects(j, &p.metadata));
     keys.extend(jobs.filter_map(|j| key_of(Controller::Job, j)));
     let controllers = world.replication_controllers.in_namespace(namespace);

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::{
+    api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm},
+    apimachinery::pkg::apis::meta::v1::LabelSelector,
+};
 
 type Labels = BTreeMap<String, String>;
 
@@ -35,6 +38,35 @@ pub(crate) fn matches_map(selector: Option<&Labels>, labels: Option<&Labels>) ->
     contains(labels, selector)
 }
 
+/// Whether a node, by its name and labels, is one a term asks for; a term that says nothing asks for none.
+pub(crate) fn matches_term(term: &NodeSelectorTerm, name: &str, labels: &Labels) -> bool {
+    let labelled = term.match_expressions.as_deref().unwrap_or_default();
+    let named = term.match_fields.as_deref().unwrap_or_default();
+    let fields = Labels::from([("metadata.name".to_owned(), name.to_owned())]);
+    !(labelled.is_empty() && named.is_empty())
+        && labelled.iter().all(|r| holds(r, labels))
+        && named.iter().all(|r| holds(r, &fields))
+}
+
+fn holds(requirement: &NodeSelectorRequirement, labels: &Labels) -> bool {
+    let value = labels.get(&requirement.key);
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let number = |text: &String| text.parse::<i64>().ok();
+    let compared = match values {
+        [bound] => value.and_then(number).zip(number(bound)).map(|(value, bound)| value.cmp(&bound)),
+        _ => None,
+    };
+    match requirement.operator.as_str() {
+        "In" => value.is_some_and(|v| values.contains(v)),
+        "NotIn" => !value.is_some_and(|v| values.contains(v)),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => compared.is_some_and(std::cmp::Ordering::is_gt),
+        "Lt" => compared.is_some_and(std::cmp::Ordering::is_lt),
+        _ => false,
+    }
+}
+
 fn contains(labels: &Labels, pairs: &Labels) -> bool {
     pairs.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
@@ -61,6 +93,25 @@ mod tests {
         ] {
             let parsed: LabelSelector = serde_json::from_value(selector.clone()).unwrap();
             assert_eq!(matches(&parsed, Some(&labels)), expect, "{selector}");
+        }
+    }
+
+    #[test]
+    fn terms_ask_for_nodes() {
+        let labels: Labels = serde_json::from_value(json!({"disk": "ssd", "cores": "4"})).unwrap();
+        for (term, expect) in [
+            (json!({}), false),
+            (json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}), true),
+            (json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]}), false),
+            (json!({"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}), true),
+            (json!({"matchExpressions": [{"key": "disk", "operator": "NotIn", "values": ["ssd"]}]}), false),
+            (json!({"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["3"]}]}), true),
+            (json!({"matchExpressions": [{"key": "cores", "operator": "Lt", "values": ["4"]}]}), false),
+            (json!({"matchExpressions": [{"key": "disk", "operator": "Gt", "values": ["3"]}]}), false),
+            (json!({"matchExpressions": [{"key": "x", "operator": "DoesNotExist"}]}), true),
+        ] {
+            let parsed: NodeSelectorTerm = serde_json::from_value(term.clone()).unwrap();
+            assert_eq!(matches_term(&parsed, "n1", &labels), expect, "{term}");
         }
     }
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 pub(crate) const NOT_READY: &str = "node.kubernetes.io/not-ready";
 pub(crate) const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 pub(crate) const NO_EXECUTE: &str = "NoExecute";
-const NO_SCHEDULE: &str = "NoSchedule";
+pub(crate) const NO_SCHEDULE: &str = "NoSchedule";
 
 /// How long a pod bears a taint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,8 @@ pub(crate) fn bears(pod: &Pod, taint: &Taint) -> Bears {
     seconds.map_or(Bears::Forever, |s| Bears::For(Duration::from_secs(u64::try_from(s).unwrap_or(0))))
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+/// Whether a toleration is for a taint.
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let some = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let key = some(&toleration.key);
     let exists = toleration.operator.as_deref() == Some("Exists");

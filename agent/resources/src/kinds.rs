@@ -4,7 +4,7 @@ mod autoscaler;
 mod class;
 mod columns;
 mod config;
-mod cron;
+pub mod cron;
 mod cron_job;
 mod daemon_set;
 mod deployment;

@@ -25,7 +25,7 @@ pub mod table;
 pub mod time;
 
 pub use descriptor::*;
-pub use kinds::all;
+pub use kinds::{all, cron};
 
 /// The kind served at `/apis/<group>/<version>/<plural>` (or `/api/<version>/<plural>` with an empty group).
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Descriptor> {

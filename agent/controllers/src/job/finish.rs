@@ -38,11 +38,20 @@ const DEADLINE: End = End {
     message: "Job was active longer than specified deadline",
 };
 
+/// The condition that says that a job ended for good.
+fn last(job: &Job) -> Option<&JobCondition> {
+    let conditions = job.status.as_ref()?.conditions.as_deref()?;
+    conditions.iter().find(|c| matches!(c.type_.as_str(), COMPLETE | FAILED) && c.status == "True")
+}
+
 /// When a job ended for good.
 pub(super) fn ended_at(job: &Job) -> Option<Timestamp> {
-    let conditions = job.status.as_ref()?.conditions.as_deref()?;
-    let end = conditions.iter().find(|c| matches!(c.type_.as_str(), COMPLETE | FAILED) && c.status == "True");
-    end.map(|c| c.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
+    last(job).map(|c| c.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
+}
+
+/// Whether a job that ended did so well.
+pub(super) fn result(job: &Job) -> Option<bool> {
+    last(job).map(|c| c.type_ == COMPLETE)
 }
 
 /// Whether it has been decided that the job failed.

@@ -72,7 +72,7 @@ impl Stage {
         news_of.into_iter().for_each(|(kind, verb, value)| self.take(news(kind, verb, &value)));
     }
 
-    /// Works on one key that waits, with its writes; stops short after `writes` of them, as a power loss would.
+    /// Works on one key that waits, with its writes; breaks off after `writes` of them.
     pub(crate) fn turn(&mut self, writes: usize) -> bool {
         let due: Vec<Key> =
             self.due.iter().filter(|(_, at)| **at <= self.now).map(|(k, _)| k.clone()).collect();
@@ -95,11 +95,15 @@ impl Stage {
             let entry = self.due.entry(key.clone()).or_insert(at);
             *entry = (*entry).min(at);
         }
+        let breaks_off = outcome.writes.len() > writes;
         outcome.writes.truncate(writes);
         self.listen(&outcome.writes);
         let (changes, result) = self.sim.execute(outcome.writes);
         changes.into_iter().for_each(|change| self.take(change));
         match result {
+            Ok(()) if breaks_off => {
+                self.keys.insert(key);
+            }
             Ok(()) => {
                 self.failures.remove(&key);
             }

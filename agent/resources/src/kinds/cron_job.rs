@@ -35,7 +35,6 @@ pub const CRON_JOB: Descriptor = Descriptor {
     defaults,
     validate,
     generation: "spec",
-    idle: true,
     ..BASE
 };
 
@@ -111,6 +110,9 @@ fn check_schedule(object: &Value, causes: &mut Causes) {
             let detail =
                 "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
             causes.push(invalid("spec.timeZone", zone, detail));
+        }
+        Some(zone) if cron::zone(zone).is_none() => {
+            causes.push(invalid("spec.timeZone", zone, &format!("unknown time zone {zone}")));
         }
         _ => {}
     }

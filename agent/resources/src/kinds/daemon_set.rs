@@ -34,7 +34,6 @@ pub const DAEMON_SET: Descriptor = Descriptor {
     defaults,
     validate,
     generation: "spec",
-    idle: true,
     ..BASE
 };
 

@@ -30,7 +30,6 @@ pub const STATEFUL_SET: Descriptor = Descriptor {
     defaults,
     validate,
     generation: "spec",
-    idle: true,
     ..BASE
 };
 
