@@ -208,7 +208,7 @@ fn jobs(lab: &Lab) {
         assert!(logs.contains(&format!("index {index} on works-{index}")), "{logs}");
     }
     let pods = lab.get("pods -l job-name=works");
-    let all = pods["items"].as_array().unwrap();
+    let all = pods["items"].as_array().expect("a list");
     assert!(all.len() == 3 && all.iter().all(|p| p["metadata"]["finalizers"].is_null()), "{pods}");
 
     lab.ok(1, "kubectl wait --for=condition=failed job/breaks --timeout=90s");
@@ -253,7 +253,7 @@ fn stateful_set(lab: &Lab) {
     lab.ok(1, "kubectl rollout status sts/web --timeout=120s");
     let start = |name: &str| {
         let pod = lab.get(&format!("pod {name}"));
-        pod["metadata"]["creationTimestamp"].as_str().unwrap().to_owned()
+        pod["metadata"]["creationTimestamp"].as_str().expect("a time").to_owned()
     };
     assert!(start("web-0") <= start("web-1"));
     // Each has a name of its own, by which the others reach it.
