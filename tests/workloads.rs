@@ -209,7 +209,8 @@ fn jobs(lab: &Lab) {
     }
     let pods = lab.get("pods -l job-name=works");
     let all = pods["items"].as_array().expect("a list");
-    assert!(all.len() == 3 && all.iter().all(|p| p["metadata"]["finalizers"].is_null()), "{pods}");
+    let free = |p: &serde_json::Value| p["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
+    assert!(all.len() == 3 && all.iter().all(free), "{pods}");
 
     lab.ok(1, "kubectl wait --for=condition=failed job/breaks --timeout=90s");
     let breaks = lab.get("job breaks");

@@ -6,6 +6,7 @@
 mod finish;
 mod indexes;
 mod manage;
+mod policy;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -169,6 +170,7 @@ fn claim(job: &Job, spec: &JobSpec, cx: &Context<'_>) -> Vec<Write> {
 fn release(p: &Pod) -> Write {
     let mut finalizers = p.metadata.finalizers.clone().unwrap_or_default();
     finalizers.retain(|f| f != TRACKING);
+    let finalizers = Some(finalizers).filter(|list| !list.is_empty());
     let version = p.metadata.resource_version.as_deref();
     Write::patch_meta(Target::of(p), version, json!({ "finalizers": finalizers }))
 }

@@ -1,6 +1,6 @@
 //! How a job ends: what decides it, and what its conditions say.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -22,20 +22,23 @@ const SUSPENDED: &str = "Suspended";
 pub(super) struct End {
     success: bool,
     reason: &'static str,
-    message: &'static str,
+    message: Cow<'static, str>,
 }
 
-const REACHED: End =
-    End { success: true, reason: "CompletionsReached", message: "Reached expected number of succeeded pods" };
+const REACHED: End = End {
+    success: true,
+    reason: "CompletionsReached",
+    message: Cow::Borrowed("Reached expected number of succeeded pods"),
+};
 const BACK_OFF: End = End {
     success: false,
     reason: "BackoffLimitExceeded",
-    message: "Job has reached the specified backoff limit",
+    message: Cow::Borrowed("Job has reached the specified backoff limit"),
 };
 const DEADLINE: End = End {
     success: false,
     reason: "DeadlineExceeded",
-    message: "Job was active longer than specified deadline",
+    message: Cow::Borrowed("Job was active longer than specified deadline"),
 };
 
 /// The condition that says that a job ended for good.
@@ -43,6 +46,9 @@ fn last(job: &Job) -> Option<&JobCondition> {
     let conditions = job.status.as_ref()?.conditions.as_deref()?;
     conditions.iter().find(|c| matches!(c.type_.as_str(), COMPLETE | FAILED) && c.status == "True")
 }
+
+/// The reason when a pod's failure is the job's.
+const POLICY: &str = "PodFailurePolicy";
 
 /// When a job ended for good.
 pub(super) fn ended_at(job: &Job) -> Option<Timestamp> {
@@ -73,6 +79,9 @@ pub(super) fn failure(view: &View<'_>, cx: &Context<'_>, outcome: &mut Outcome) 
     if let Some(decided) = decided(status) {
         return Some(decided);
     }
+    if let Some(why) = view.tally.ends_it.clone() {
+        return Some(End { success: false, reason: POLICY, message: Cow::Owned(why) });
+    }
     let limit = usize::try_from(view.spec.backoff_limit.unwrap_or(6)).unwrap_or(0);
     if view.tally.failed > limit || restarts_exceed(view, limit) {
         return Some(BACK_OFF);
@@ -95,8 +104,10 @@ pub(super) fn failure(view: &View<'_>, cx: &Context<'_>, outcome: &mut Outcome) 
 fn decided(status: Option<&JobStatus>) -> Option<End> {
     let conditions = status?.conditions.as_deref()?;
     let condition = conditions.iter().find(|c| c.type_ == FAILURE_TARGET && c.status == "True")?;
-    let same = |end: &&End| Some(end.reason) == condition.reason.as_deref();
-    Some([BACK_OFF, DEADLINE].iter().find(same).cloned().unwrap_or(BACK_OFF))
+    let same = |reason: &&&'static str| Some(**reason) == condition.reason.as_deref();
+    let reason = [BACK_OFF.reason, DEADLINE.reason, POLICY].iter().find(same).copied();
+    let message = Cow::Owned(condition.message.clone().unwrap_or_default());
+    Some(End { success: false, reason: reason.unwrap_or(BACK_OFF.reason), message })
 }
 
 /// Containers that are started again in place count as well.
@@ -140,16 +151,16 @@ pub(super) fn put(
     cx: &Context<'_>,
 ) {
     let (target, last) = if end.success { (SUCCESS_TARGET, COMPLETE) } else { (FAILURE_TARGET, FAILED) };
-    set(status, target, true, end.reason, end.message, cx);
+    set(status, target, true, end.reason, &end.message, cx);
     if !settled {
         return;
     }
-    set(status, last, true, end.reason, end.message, cx);
+    set(status, last, true, end.reason, &end.message, cx);
     tells.push(if end.success {
         status.completion_time = Some(cx.time());
         Event::normal(COMPONENT, job, "Completed", "Job completed".to_owned())
     } else {
-        Event::warning(COMPONENT, job, end.reason, end.message.to_owned())
+        Event::warning(COMPONENT, job, end.reason, end.message.into_owned())
     });
 }
 

@@ -7,7 +7,11 @@ use k8s_openapi::api::{
     core::v1::Pod,
 };
 
-use super::{Indexes, finish, index_of, is_indexed, is_tracked, waits_for_failure};
+use super::{
+    Indexes, finish, index_of, is_indexed, is_tracked,
+    policy::{self, Verdict},
+    waits_for_failure,
+};
 use crate::pod;
 
 /// Most pods noted in a status at a time; the others wait for their turn.
@@ -26,6 +30,8 @@ pub(super) struct Tally<'a> {
     pub(super) completed: Indexes,
     /// Pods noted and not let go yet.
     pub(super) uncounted: UncountedTerminatedPods,
+    /// Why the failure of one of them is the job's.
+    pub(super) ends_it: Option<String>,
     /// Pods to be let go once the status has been written.
     pub(super) release: Vec<&'a Pod>,
 }
@@ -53,6 +59,14 @@ impl<'a> Tally<'a> {
                 }
             } else if is_failed(p, strict) {
                 tally.release.push(p);
+                match policy::judge(spec, p) {
+                    // Let go without having been noted, it is as if it had not been.
+                    Verdict::Ignore => continue,
+                    Verdict::Fail(why) => {
+                        tally.ends_it.get_or_insert(why);
+                    }
+                    Verdict::Count => {}
+                }
                 tally.uncounted.failed.get_or_insert_default().push(uid);
             }
         }
@@ -87,6 +101,7 @@ impl<'a> Tally<'a> {
             counted_failed: of(status.failed) + more_failed,
             completed: Indexes::parse(status.completed_indexes.as_deref().unwrap_or_default(), below),
             uncounted: UncountedTerminatedPods { failed, succeeded },
+            ends_it: None,
             release: Vec::new(),
         }
     }

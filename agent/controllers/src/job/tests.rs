@@ -255,6 +255,37 @@ fn a_pod_is_replaced_when_it_has_ended_if_so_wanted() {
     }
 }
 
+#[test]
+fn a_failure_policy_says_which_failures_count() {
+    let mut stage = stage(json!({"backoffLimit": 0, "podFailurePolicy": {"rules": [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+        {"action": "FailJob", "onExitCodes": {"containerName": "c", "operator": "In", "values": [42]}},
+    ]}, "podReplacementPolicy": "Failed"}));
+    let name = active(&stage).remove(0);
+    stage.report(
+        &name,
+        json!({"phase": "Failed", "conditions": [{"type": "DisruptionTarget", "status": "True"}]}),
+    );
+    stage.pass(Duration::from_secs(11));
+    assert_eq!((active(&stage).len(), status(&stage).failed, tracked(&stage)), (1, None, 1));
+    stage.sim.edit::<Job>("default", "pi", |j| j["spec"]["backoffLimit"] = json!(9));
+    let name = active(&stage).remove(0);
+    let ended = json!({"terminated": {"exitCode": 42}});
+    stage.report(
+        &name,
+        json!({"phase": "Failed", "containerStatuses": [
+            {"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": ended}]}),
+    );
+    stage.pass(Duration::from_secs(60));
+    let reason = "PodFailurePolicy";
+    assert_eq!(conditions(&stage), pairs(&[("FailureTarget", reason), ("Failed", reason)]));
+    let message = status(&stage).conditions.unwrap().remove(1).message.unwrap();
+    let expect = format!(
+        "Container c for pod default/{name} failed with exit code 42 matching FailJob rule at index 1"
+    );
+    assert_eq!((message, status(&stage).failed), (expect, Some(1)));
+}
+
 /// What may happen around the controller.
 #[derive(Clone, Debug)]
 enum Step {
