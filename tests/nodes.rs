@@ -33,6 +33,8 @@ fn a_node_leaves_a_dead_cluster_by_force() {
     let said = lab.ok(2, "kube-config disable-node --force");
     assert!(said.contains("The cluster was not told") && said.contains("services disabled"), "{said}");
     assert!(lab.ok(2, "kube-config info").contains("role: none"));
+    let left = lab.ok(2, "ip -o link; ip route show table all; nft list tables");
+    assert!(!left.contains("bram") && !left.contains("10.0.0.0/24") && !left.contains("10.1."), "{left}");
     // Damage: every file of the log and the state is cut to nothing.
     lab.act(1, "--start");
     lab.ok(1, "find /var/lib/bramble/raft -type f -size +0 -exec sh -c 'echo damaged > \"$1\"' - {} ';'");

@@ -28,6 +28,8 @@ use crate::state::{Files, NodeState};
 
 /// How long a join token is good for: as long as kubeadm's.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Descriptors for 1024 relayed streams, the forwarder's connections and their pipes.
+const FILES: u64 = 1 << 18;
 /// The signal that ends a container when its node leaves the cluster.
 const SIGKILL: i32 = 9;
 
@@ -62,6 +64,7 @@ pub fn run(config: &Path) -> Result<()> {
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,raft=warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     end_on_panic();
+    more_files();
     let config = Arc::new(Config::read(config)?);
     // A Pi has four slow cores and little memory: two workers serve it, more only cost stacks.
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -76,6 +79,19 @@ fn end_on_panic() {
         report(panic);
         std::process::abort();
     }));
+}
+
+/// Every stream is a descriptor, and a node without any left can neither speak to its peers nor write its log. The
+/// first limit of a service is 1024; containers get that again.
+fn more_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.map_or(FILES, |maximum| maximum.min(FILES));
+    if limit.current.is_some_and(|current| current < most)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..limit })
+    {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 async fn live(config: Arc<Config>) -> Result<()> {
@@ -370,6 +386,9 @@ impl Agent {
             running.stop().await;
         }
         self.clear().await;
+        if let Err(error) = network::remove().await {
+            say.line(format!("The pod network is not gone altogether ({error}); a reboot takes it away"));
+        }
         self.files.wipe()?;
         Ok(json!("Kubernetes services disabled"))
     }

@@ -19,13 +19,14 @@ use rustls::ServerConfig;
 use store::{Status, Store};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::{self, Dialer, Hop};
 use crate::gate::Gate;
+use crate::listen;
 use crate::peers;
 use crate::roster::Roster;
 use crate::serving::Certificate;
@@ -69,33 +70,11 @@ pub struct Front {
 impl Front {
     /// Accepts until shut down.
     pub async fn run(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
-        let places = Arc::new(Semaphore::new(STREAMS));
-        loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
-            let stream = tokio::select! {
-                () = shutdown.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let stream = match stream {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of descriptors: the streams that end will give some back.
-                    tracing::warn!(%error, "accept failed");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let (front, shutdown) = (self.clone(), shutdown.clone());
-            tokio::spawn(async move {
-                let served = tokio::select! {
-                    () = shutdown.cancelled() => Ok(()),
-                    served = front.stream(stream, place) => served,
-                };
-                if let Err(error) = served {
-                    tracing::debug!(error = format!("{error:#}"), "stream ended");
-                }
-            });
-        }
+        let serve = |stream, place| {
+            let front = self.clone();
+            async move { front.stream(stream, place).await }
+        };
+        listen::accept(listener, STREAMS, shutdown, serve).await;
     }
 
     async fn stream(&self, mut stream: TcpStream, place: OwnedSemaphorePermit) -> Result<()> {

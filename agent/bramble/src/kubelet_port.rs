@@ -17,11 +17,12 @@ use rustls::pki_types::ServerName;
 use serde_json::Value;
 use store::Kv;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 
+use crate::listen;
 use crate::serving::authority;
 use crate::watched::Watched;
 
@@ -39,28 +40,8 @@ pub async fn serve(
     router: axum::Router,
     shutdown: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(STREAMS));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let Ok((stream, _)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let (tls, router, shutdown) = (tls.clone(), router.clone(), shutdown.clone());
-        tokio::spawn(async move {
-            let served = tokio::select! {
-                () = shutdown.cancelled() => Ok(()),
-                served = connection(stream, place, tls, router) => served,
-            };
-            if let Err(error) = served {
-                tracing::debug!(error = format!("{error:#}"), "kubelet stream ended");
-            }
-        });
-    }
+    let serve = |stream, place| connection(stream, place, tls.clone(), router.clone());
+    listen::accept(listener, STREAMS, shutdown, serve).await;
 }
 
 async fn connection(

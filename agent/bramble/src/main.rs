@@ -23,6 +23,7 @@ mod health;
 mod joiner;
 mod kubelet_port;
 mod leader;
+mod listen;
 mod node;
 mod peers;
 mod pods;
@@ -31,6 +32,7 @@ mod raft_status;
 mod roster;
 mod serving;
 mod state;
+mod status_port;
 mod watched;
 
 use std::ffi::{OsStr, OsString};

@@ -34,6 +34,7 @@ use crate::ports::Ports;
 use crate::roster::{CA, CLUSTER, MEMBERS, Roster};
 use crate::serving::Certificate;
 use crate::state::{Files, NodeState, kubeconfig};
+use crate::status_port;
 
 /// The API's version: behaviour and types are those of this Kubernetes.
 pub const KUBERNETES: &str = concat!("v1.36.0+bramble.", env!("CARGO_PKG_VERSION"));
@@ -367,14 +368,7 @@ impl Parts<'_> {
         );
         let config = dashboard::Config { node_name: name, version: KUBERNETES.to_owned() };
         let router = dashboard::router(config, client, raft);
-        let shutdown = spawn.shutdown.clone();
-        spawn.task(async move {
-            let served =
-                axum::serve(port, router).with_graceful_shutdown(async move { shutdown.cancelled().await });
-            if let Err(error) = served.await {
-                tracing::error!(%error, "the status pages ended");
-            }
-        });
+        spawn.tasks.spawn(status_port::serve(port, router, spawn.shutdown.clone()));
     }
 
     fn kubelet(&self) -> kubelet::Config {

@@ -207,7 +207,8 @@ pub async fn serve(
         );
         let mut message = vec![0; length];
         stream.read_exact(&mut message).await?;
-        store.receive(message.into()).with_context(|| format!("raft message from {name}"))?;
+        let from = roster.by_name(&name).filter(|m| m.key == subject.key).map(|m| m.id);
+        store.receive(message.into(), from).with_context(|| format!("raft message from {name}"))?;
     }
 }
 

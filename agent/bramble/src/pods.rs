@@ -104,11 +104,7 @@ impl Keeper {
     async fn up(&mut self, range: ipnet::Ipv4Net) -> Result<()> {
         let config = network::Config { pod_cidr: range, ..self.config.clone() };
         let network = Network::start(config).await?;
-        if self.state.pod_cidr != Some(range) {
-            self.state.pod_cidr = Some(range);
-            // Only this field is ours; the rest of the file may have changed since the start.
-            self.files.update(|state| state.pod_cidr = Some(range))?;
-        }
+        self.state.pod_cidr = Some(range);
         self.network.send_replace(Some(network));
         Ok(())
     }
@@ -143,6 +139,10 @@ impl Keeper {
             && (self.state.pod_cidr != Some(range) || self.network.borrow().is_none())
         {
             self.up(range).await?;
+        }
+        if let Some(range) = range {
+            // Each time: while a node joins there is no file yet. Only this field is ours, and no change is no write.
+            self.files.update(|state| state.pod_cidr = Some(range))?;
         }
         let peers = nodes
             .iter()

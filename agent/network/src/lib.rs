@@ -43,6 +43,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The most peers a node keeps routes to; a cluster of Raspberry Pis is far below it.
 const MAX_PEERS: usize = 4096;
 
+/// Takes away all that [`Network::start`] and what came after it put in: links, routes, the masquerade rule. The
+/// network must have been dropped.
+///
+/// # Errors
+/// When the kernel refuses; what is left then can be removed by calling this again.
+pub async fn remove() -> Result<(), Error> {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::socket)?;
+    let connection = tokio::spawn(connection);
+    for link in links::list(&handle).await? {
+        if links::name_of(&link).is_some_and(|name| name.starts_with("bram")) {
+            links::delete(&handle, link.header.index).await?;
+        }
+    }
+    routes::remove(&handle).await?;
+    nft::remove()?;
+    connection.abort();
+    Ok(())
+}
+
 /// What one node has to know to build its part of the pod network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {

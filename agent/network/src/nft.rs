@@ -53,6 +53,17 @@ pub(crate) fn masquerade(bridge: &str, pods: Ipv4Net, cluster: Ipv4Net) -> Resul
     commit(&replace_table(bridge, pods, cluster)).map_err(Error::Masquerade)
 }
 
+/// Takes it away.
+pub(crate) fn remove() -> Result<(), Error> {
+    let mut batch = Batch::default();
+    batch.message(BATCH_BEGIN, 0, 0, SUBSYSTEM, |_| {});
+    batch.nft(NEW_TABLE, CREATE, |a| a.string(1, TABLE));
+    batch.nft(DELETE_TABLE, ACK, |a| a.string(1, TABLE));
+    batch.answer_by_last();
+    batch.message(BATCH_END, 0, 0, SUBSYSTEM, |_| {});
+    commit(&batch).map_err(Error::Masquerade)
+}
+
 fn commit(batch: &Batch) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
@@ -125,7 +136,7 @@ fn replace_table(bridge: &str, pods: Ipv4Net, cluster: Ipv4Net) -> Batch {
             expression(rule, "masq", |_| {});
         });
     });
-    batch.sequence_of_last_rule();
+    batch.answer_by_last();
     batch.message(BATCH_END, 0, 0, SUBSYSTEM, |_| {});
     batch
 }
@@ -204,7 +215,7 @@ impl Batch {
         self.bytes[start..start + 4].copy_from_slice(&len.to_ne_bytes());
     }
 
-    fn sequence_of_last_rule(&mut self) {
+    fn answer_by_last(&mut self) {
         self.sequence = self.count;
     }
 }

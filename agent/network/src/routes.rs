@@ -113,6 +113,14 @@ pub(crate) async fn make_local(handle: &Handle, network: Ipv4Net) -> Result<(), 
     handle.route().add(route).replace().execute().await.doing(|| format!("make {network} local"))
 }
 
+/// Removes all of ours.
+pub(crate) async fn remove(handle: &Handle) -> Result<(), Error> {
+    for route in ours(handle).await? {
+        delete(handle, route).await?;
+    }
+    Ok(())
+}
+
 /// Makes the kernel's routes of ours those wanted. All are tried; the first error is returned.
 pub(crate) async fn reconcile(handle: &Handle, wanted: &BTreeMap<Ipv4Net, Via>) -> Result<(), Error> {
     let mut current = BTreeMap::new();

@@ -114,6 +114,25 @@ fn detaching_leaves_nothing() {
 }
 
 #[test]
+fn removed_it_leaves_nothing() {
+    let (_lan, node, config) = lone_node();
+    let look = |node: &Node| {
+        let local = node.ns.ip("route show table local");
+        (node.ns.ip("-o addr"), node.ns.ip("route"), local, node.ns.command("nft", "list tables"))
+    };
+    node.ns.ip("link set lo up");
+    let before = look(&node);
+    let network = node.start(&config);
+    node.attach(&network, "pod", &Ns::new());
+    assert_ne!(look(&node), before);
+    drop(network);
+    for _ in 0..2 {
+        node.block(async { network::remove().await.unwrap() });
+        assert_eq!(look(&node), before);
+    }
+}
+
+#[test]
 fn a_failed_attach_keeps_no_address() {
     let (_lan, node, config) = lone_node();
     let network = node.start(&config);

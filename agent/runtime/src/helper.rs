@@ -23,6 +23,9 @@ pub fn helper(args: &[OsString]) -> Option<i32> {
     }
 }
 
+/// The soft limit of open files that containers begin with, as under systemd.
+const CONTAINER_FILES: u64 = 1024;
+
 /// `args` is the whole command line: program, helper, container folder.
 fn main(name: &str, args: &[OsString], run: fn(&Dir, &Kept, OwnedFd) -> io::Result<()>) -> i32 {
     let Some(dir) = args.get(2).map(|d| Dir::new(PathBuf::from(d))) else { return 64 };
@@ -35,8 +38,18 @@ fn main(name: &str, args: &[OsString], run: fn(&Dir, &Kept, OwnedFd) -> io::Resu
     }
 }
 
+/// What a container is used to: programs that use select(2), or close every number there may be, suffer from more. They
+/// may raise it up to the hard limit.
+fn fewer_files() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let current = Some(limit.maximum.map_or(CONTAINER_FILES, |maximum| maximum.min(CONTAINER_FILES)));
+    Ok(setrlimit(Resource::Nofile, Rlimit { current, ..limit })?)
+}
+
 fn begin(dir: &Dir, args: &[OsString]) -> io::Result<(Kept, OwnedFd)> {
     isolate::close_inherited()?;
+    fewer_files()?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // Fails the second time round, after the program was run again; then it is done.
     let _ = rustix::process::setsid();

@@ -119,6 +119,9 @@ pub enum ReceiveError {
     /// It is for another node: the sender has an old address.
     #[error("the message is for node {0}")]
     NotForUs(u64),
+    /// It speaks for another node than the one it came from.
+    #[error("the message speaks for node {0}, which did not send it")]
+    Impostor(u64),
     /// Too much waits already; Raft sends again.
     #[error("too many messages wait")]
     Busy,
@@ -240,8 +243,9 @@ impl Store {
         answer.await.unwrap_or(Err(BootstrapError::Closed))
     }
 
-    /// Takes a message that another member's transport was given for this node. Never blocks.
-    pub fn receive(&self, message: Bytes) -> Result<(), ReceiveError> {
+    /// Takes a message that another member's transport was given for this node. Never blocks. `from` is the member
+    /// whose stream it came on, where that is known.
+    pub fn receive(&self, message: Bytes, from: Option<u64>) -> Result<(), ReceiveError> {
         let size = message.len();
         let limit = if is_snapshot(&message) { MAX_MESSAGE } else { MESSAGE_LIMIT };
         if size > limit {
@@ -253,6 +257,9 @@ impl Store {
         let message = wire::decode_message(&message).map_err(|e| ReceiveError::Undecodable(e.to_string()))?;
         if message.to != self.inner.id {
             return Err(ReceiveError::NotForUs(message.to));
+        }
+        if from.is_some_and(|from| from != message.from) {
+            return Err(ReceiveError::Impostor(message.from));
         }
         self.inner.queued.fetch_add(size, Ordering::Relaxed);
         self.tell(Command::Receive(Box::new(message), size)).map_err(|_| ReceiveError::Closed)

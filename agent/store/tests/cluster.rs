@@ -10,7 +10,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Net, cluster, commit_anywhere, put, until, within};
-use store::{BootstrapError, Change, ChangeError, CommitError, Config, Kv, Operation, Role, Store};
+use store::{
+    BootstrapError, Change, ChangeError, CommitError, Config, Kv, Operation, ReceiveError, Role, Store,
+};
 use tempfile::TempDir;
 
 fn configs(dir: &TempDir, count: u64) -> Vec<Config> {
@@ -285,16 +287,18 @@ async fn hostile_messages_are_refused_and_harm_nothing() {
     let store = net.open(Config::new(dir.path(), 1)).await;
     store.bootstrap().await.unwrap();
     until(&store, |s| s.leading).await;
-    assert!(store.receive(vec![0xff; 100].into()).is_err());
-    assert!(store.receive(vec![0; 32 << 20].into()).is_err());
+    assert!(store.receive(vec![0xff; 100].into(), None).is_err());
+    assert!(store.receive(vec![0; 32 << 20].into(), None).is_err());
     // Of each kind, to us, from 2, with a commit far ahead and one entry of an unknown type.
     for kind in 0..30 {
         for term in [0, 1, 2, 50] {
             let message = [8, kind, 16, 1, 24, 2, 32, term, 64, 99, 58, 4, 8, 77, 24, 1];
-            let _ = store.receive(message.to_vec().into());
+            // On the stream of another than who it speaks for, it is not even looked at.
+            assert_eq!(store.receive(message.to_vec().into(), Some(3)), Err(ReceiveError::Impostor(2)));
+            let _ = store.receive(message.to_vec().into(), Some(2));
         }
     }
-    assert!(store.receive(vec![8, 3, 16, 9, 24, 2].into()).is_err());
+    assert!(store.receive(vec![8, 3, 16, 9, 24, 2].into(), None).is_err());
     // The one message a stranger can disturb with is a higher term; the cluster goes on in the next.
     commit_anywhere(&[store], put("/a", "1")).await;
 }

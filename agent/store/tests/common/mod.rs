@@ -34,7 +34,7 @@ impl Transport for Link {
         drop(cut);
         let nodes = self.net.nodes.lock().unwrap();
         let target = nodes.get(&to).filter(|_| connected);
-        let sent = target.is_some_and(|store| store.receive(message).is_ok());
+        let sent = target.is_some_and(|store| store.receive(message, Some(self.from)).is_ok());
         if let Some(sender) = nodes.get(&self.from) {
             if snapshot {
                 sender.snapshot_sent(to, sent);
