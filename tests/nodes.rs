@@ -110,3 +110,17 @@ fn moved(lab: &Lab, nodes: &[(usize, u8)]) {
         (ready && new.iter().all(|address| said.out.contains(address))).then_some(())
     });
 }
+
+/// A node that is asked to upgrade answers on its own object, and takes pods again when it could not.
+#[test]
+fn a_node_without_a_second_slot_says_so_when_asked_to_upgrade() {
+    let lab = Lab::up("upgrade", "--nodes 2");
+    lab.ok(1, "kubectl cordon node2");
+    lab.says(1, "kubectl get node node2", "Ready,SchedulingDisabled", 10);
+    let request = r#"{"id":"1","from":"http://192.0.2.1/x","uncordon":true}"#;
+    lab.ok(1, &format!("kubectl annotate node node2 bramble.io/upgrade='{request}'"));
+    lab.says(1, "kubectl get node node2 -o yaml", "not booted from a Bramble card", 20);
+    lab.says(1, "kubectl get node node2", " Ready ", 10);
+    let error = lab.fails(1, "kube-config upgrade http://192.0.2.1/x --cluster");
+    assert!(error.contains("install the next version's package"), "{error}");
+}

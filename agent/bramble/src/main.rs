@@ -33,6 +33,7 @@ mod roster;
 mod serving;
 mod state;
 mod status_port;
+mod upgrader;
 mod watched;
 
 use std::ffi::{OsStr, OsString};

@@ -35,6 +35,7 @@ use crate::roster::{CA, CLUSTER, MEMBERS, Roster};
 use crate::serving::Certificate;
 use crate::state::{Files, NodeState, kubeconfig};
 use crate::status_port;
+use crate::upgrader::Upgrader;
 
 /// The API's version: behaviour and types are those of this Kubernetes.
 pub const KUBERNETES: &str = concat!("v1.36.0+bramble.", env!("CARGO_PKG_VERSION"));
@@ -309,6 +310,7 @@ impl Parts<'_> {
         spawn.task(async move { ready.set_ready(network.ready().await) });
         spawn.part("kubelet", move |shutdown| node.clone().run(shutdown));
 
+        spawn.task(Upgrader::new(client.clone(), name.clone()).run());
         self.services(&name, &client, &pods, spawn);
         self.status_pages(name, client, status_port, spawn);
         Ok(())

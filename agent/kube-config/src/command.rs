@@ -118,7 +118,7 @@ async fn run(cli: &Cli) -> Result<()> {
             }
         }
         Command::Token => print(post(socket, "/token", &()).await?),
-        Command::Upgrade(args) => upgrade::run(args).await?,
+        Command::Upgrade(args) => upgrade::run(args, socket).await?,
         Command::FirstBoot(args) => first_boot::run(args, socket).await?,
         Command::Healthy { wait } => healthy::wait(socket, *wait).await?,
         Command::Info => info::print(socket).await?,

@@ -18,7 +18,7 @@ mod healthy;
 mod info;
 mod install;
 pub mod kubectl;
-mod upgrade;
+pub mod upgrade;
 pub mod wire;
 
 pub use command::main;

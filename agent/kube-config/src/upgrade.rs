@@ -6,9 +6,12 @@
 //! old one. [`host`] finds the card that this machine runs from.
 
 mod card;
+mod cluster;
 mod host;
 mod install;
+mod plan;
 mod progress;
+mod record;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -24,15 +27,20 @@ use host::{Opened, Place};
 use install::Here;
 use progress::Progress;
 
+pub use record::{ANSWER, Act, Answer, Here as Boot, Progress as Outcome, REQUEST, Request, decide};
+
 /// Where the image keeps the public keys whose updates are taken.
 const KEYS: &str = "/etc/bramble/update-keys";
 
 /// What `upgrade` takes.
 #[derive(Debug, Args)]
 pub(crate) struct Upgrade {
-    /// The update bundle: a file, or an http(s) address.
+    /// The update bundle: a file, or an http(s) address. `{board}` in it stands for this node's board.
     #[arg(required_unless_present_any = ["status", "commit", "fall_back"])]
     bundle: Option<String>,
+    /// Upgrade all nodes of the cluster, one after the other, this one last; stop at the first that fails.
+    #[arg(long, requires = "bundle", conflicts_with = "no_reboot")]
+    cluster: bool,
     /// Put the new system in place, but leave the reboot to you.
     #[arg(long)]
     no_reboot: bool,
@@ -54,7 +62,7 @@ pub(crate) struct Upgrade {
 }
 
 /// Runs it.
-pub(crate) async fn run(args: &Upgrade) -> Result<()> {
+pub(crate) async fn run(args: &Upgrade, socket: &Path) -> Result<()> {
     let running = host::running()?;
     let place = host::place(Path::new("/sys"), running)?;
     if args.status {
@@ -75,7 +83,14 @@ pub(crate) async fn run(args: &Upgrade) -> Result<()> {
         println!("Slot {slot} boots next.");
     } else {
         let from = args.bundle.as_deref().context("no bundle was given")?;
-        upgrade(from, &args.keys, host::here(running, args.allow_older)?, place).await?;
+        let here = host::here(running, args.allow_older)?;
+        let own = from.replace("{board}", &here.board);
+        if args.cluster {
+            let update = peek(&own, &args.keys, here).await?;
+            let sum = update.root().map_or("", |file| &file.sha256[..12]);
+            return cluster::run(socket, from, format!("{}-{sum}", update.version)).await;
+        }
+        upgrade(&own, &args.keys, here, place).await?;
     }
     if args.no_reboot {
         println!("Reboot to use it.");
@@ -105,6 +120,28 @@ async fn upgrade(from: &str, keys: &Path, here: Here, place: Place) -> Result<()
     println!("Version {} is in slot {slot}, checked, and boots next.", update.version);
     println!("It stays once its agent is healthy; otherwise this system comes back by itself.");
     Ok(())
+}
+
+/// Reads no more of a bundle than says what it is, and whether this node would take it.
+async fn peek(from: &str, keys: &Path, here: Here) -> Result<bundle::Manifest> {
+    let keys = TrustedKeys::load(keys)?;
+    let source = source::open(from).await?;
+    tokio::task::spawn_blocking(move || install::peek(source, &keys, &here))
+        .await
+        .context("reading the update")?
+}
+
+/// What runs on this machine's card, for the agent.
+///
+/// # Errors
+/// If it does not run from a card of ours.
+pub fn boot() -> Result<Boot> {
+    let running = host::running()?;
+    let place = host::place(Path::new("/sys"), running)?;
+    let disk = std::fs::File::open(&place.disk).with_context(|| place.disk.display().to_string())?;
+    let state = slots::card::read(&disk)?.context("the card has no boot state")?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("the boot's id")?;
+    Ok(Boot { boot: boot.trim().to_owned(), running, state })
 }
 
 /// The two slots in words.

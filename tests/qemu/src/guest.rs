@@ -152,7 +152,9 @@ impl Guest {
         if !self.is_32_bit() {
             command.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
         }
-        command.args(["-append", &firmware::with_console(&loaded.cmdline, "console=ttyAMA0,115200")]);
+        // On a busy host a guest may not run for longer than a Pi's watchdog counts.
+        let words = "systemd.watchdog_sec=120 console=ttyAMA0,115200";
+        command.args(["-append", &firmware::with_console(&loaded.cmdline, words)]);
     }
 
     fn pi(&self, command: &mut Command, qemu: &toml::Table, loaded: &firmware::Loaded) {

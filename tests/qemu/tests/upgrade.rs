@@ -57,7 +57,6 @@ fn an_upgrade_is_kept_once_the_agent_is_healthy() -> Result<()> {
     let url = bundle(&guest)?;
     guest.power_on()?;
     guest.shell()?;
-    healthy_system(&mut guest)?;
     guest.ok("echo kept > /data/kept", MINUTE)?;
     let refused = guest.run("kube-config upgrade --fall-back", MINUTE)?;
     assert!(refused.code != 0 && refused.text.contains("nothing to fall back to"), "{}", refused.text);

@@ -73,6 +73,40 @@ pub(crate) fn install(
     Ok(update)
 }
 
+/// Reads a bundle's manifest and no more, if this system would take it.
+pub(crate) fn peek(from: impl Read, keys: &TrustedKeys, here: &Here) -> Result<Manifest> {
+    let mut peek = Peek { here, found: None };
+    match (bundle::read(from, keys, &mut peek), peek.found) {
+        // It stopped itself.
+        (_, Some(manifest)) => Ok(manifest),
+        (Err(error), None) => Err(error),
+        (Ok(manifest), None) => Ok(manifest),
+    }
+}
+
+struct Peek<'a> {
+    here: &'a Here,
+    found: Option<Manifest>,
+}
+
+impl Sink for Peek<'_> {
+    type Error = anyhow::Error;
+
+    fn accept(&mut self, update: &Manifest) -> Result<()> {
+        self.here.wants(update)?;
+        self.found = Some(update.clone());
+        bail!("no more is needed")
+    }
+
+    fn chunk(&mut self, _: &Entry, _: u64, _: &[u8]) -> Result<()> {
+        bail!("no more is needed")
+    }
+
+    fn complete(&mut self, _: &Entry) -> Result<()> {
+        bail!("no more is needed")
+    }
+}
+
 struct Installer<'a, C> {
     card: &'a mut C,
     here: &'a Here,

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use slots::{Slot, Spare, State, Then};
 
 use super::card::{Card, DiskCard, Room};
-use super::install::{Here, Unfit, commit, fall_back, install};
+use super::install::{Here, Unfit, commit, fall_back, install, peek};
 
 const ROOT_A: u64 = 4 << 20;
 const ROOT_LEN: u64 = 1 << 20;
@@ -350,6 +350,9 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     assert!(matches!(refused(&|h| h.board = "rpi-2".to_owned()), Unfit::Other { .. }));
     assert!(matches!(refused(&|h| h.arch = "armhf".to_owned()), Unfit::Other { .. }));
     assert!(matches!(refused(&|h| h.version = "0.10.0".to_owned()), Unfit::Older { .. }));
+    let bytes = lab.bundle(2);
+    assert_eq!(peek(&bytes[..4096.min(bytes.len())], &lab.keys, &here(Slot::A)).unwrap(), manifest(2));
+    assert!(peek(bytes.as_slice(), &lab.keys, &Here { board: "x".to_owned(), ..here(Slot::A) }).is_err());
     let stranger = Lab::new();
     let error =
         install(stranger.bundle(2).as_slice(), &lab.keys, &here(Slot::A), &mut lab.card(), &mut |_, _| {});
