@@ -62,12 +62,6 @@ impl Project {
         Ok(Self { root: root.to_owned(), layers })
     }
 
-    /// With just these layers: for tests.
-    pub fn with_layers(root: &Path, layers: &[PathBuf]) -> Result<Self> {
-        let layers = layers.iter().map(|dir| Layer::open(dir)).collect::<Result<_>>()?;
-        Ok(Self { root: root.to_owned(), layers })
-    }
-
     /// The repository.
     pub fn root(&self) -> &Path {
         &self.root
@@ -202,6 +196,9 @@ impl LoadedRecipe {
         }
         for directory in &recipe.data_directories {
             self.check_directory(directory, plain_path)?;
+            if let Some(name) = directory.owner.as_ref().or(directory.group.as_ref()) {
+                return Err(self.document.error(name.span(), "folders of the data partition are root's"));
+            }
         }
         for link in &recipe.symlinks {
             self.spanned(&link.path, image_path)?;
@@ -307,6 +304,12 @@ fn check_board(document: &Document, board: &Board) -> Result<(), Error> {
 }
 
 fn check_layout(document: &Document, layout: &Layout) -> Result<(), Error> {
+    let sectors = slots::COPIES.map(|at| at / 512);
+    if layout.boot_state_sectors.get_ref().map(u64::from) != sectors {
+        let message =
+            format!("the boot state is in sectors {} and {}: /init knows no others", sectors[0], sectors[1]);
+        return Err(document.error(layout.boot_state_sectors.span(), message));
+    }
     let mut end = 1;
     let mut seen = Vec::new();
     for partition in &layout.partitions {

@@ -7,8 +7,8 @@ use toml::Spanned;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layout {
-    /// The two 512-byte sectors with the boot state, before the first partition.
-    pub boot_state_sectors: [u32; 2],
+    /// The two 512-byte sectors with the boot state, before the first partition: where the crate `slots` has them.
+    pub boot_state_sectors: Spanned<[u32; 2]>,
     /// Partitions in the order of the card.
     pub partitions: Vec<Partition>,
 }

@@ -13,7 +13,7 @@ use toml::Spanned;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerConfig {
-    /// Its name, in messages and in the SBOM.
+    /// Its name.
     pub name: String,
     /// What it is for.
     #[serde(default)]
@@ -100,7 +100,7 @@ pub struct Recipe {
     /// meaning there.
     #[serde(default)]
     pub boot_files: Vec<FileEntry>,
-    /// Folders of the data partition, made when baking; `path` is relative to its root.
+    /// Folders of the data partition, made when baking: root's; `path` is relative to the partition.
     #[serde(default)]
     pub data_directories: Vec<DirectoryEntry>,
     /// Patches of crates, applied by `hack/image` to the registry's copy before the agent is built.
