@@ -154,11 +154,11 @@ pub(crate) fn built_in_rules(user: &User) -> Vec<Value> {
             json!({"nonResourceURLs": ["*"], "verbs": ["*"]}),
         ];
     }
-    let groups = ["authorization.k8s.io", "authentication.k8s.io"];
     let below = OPEN.iter().map(|path| format!("{path}/*"));
     let paths: Vec<String> = OPEN.iter().map(|path| (*path).to_owned()).chain(below).collect();
     vec![
-        json!({"apiGroups": groups, "resources": QUESTIONS, "verbs": ["create"]}),
+        json!({"apiGroups": ["authorization.k8s.io"], "resources": QUESTIONS[..2], "verbs": ["create"]}),
+        json!({"apiGroups": ["authentication.k8s.io"], "resources": QUESTIONS[2..], "verbs": ["create"]}),
         json!({"nonResourceURLs": paths, "verbs": ["get"]}),
     ]
 }
