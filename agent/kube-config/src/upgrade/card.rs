@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bundle::Entry;
 use slots::{Range, Slot, State, Table};
@@ -48,15 +49,10 @@ pub(crate) struct DiskCard {
 }
 
 impl DiskCard {
-    /// Opens a card and keeps others (another update, udev's probing) off it.
-    pub(crate) fn open(disk: &Path, boot: &Path) -> io::Result<Self> {
+    /// Opens a card and keeps others (another update, udev's probing) off it, waiting so long for them to let go.
+    pub(crate) fn open(disk: &Path, boot: &Path, patience: Duration) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(disk)?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            io::Error::new(
-                io::ErrorKind::ResourceBusy,
-                "another update is running, or something else has it locked",
-            )
-        })?;
+        lock(&file, patience)?;
         let mut sector = [0; 512];
         file.read_exact_at(&mut sector, 0)?;
         let table = Table::parse(&sector).ok_or_else(|| {
@@ -152,6 +148,25 @@ impl Card for DiskCard {
     }
 }
 
+/// Locks a card for this process alone. udev holds a lock for a moment whenever somebody who could write has closed the
+/// device, so a refusal is not yet another update.
+fn lock(disk: &File, patience: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match rustix::fs::flock(disk, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(LOCK_AGAIN),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let what = "another update is running, or something else has it locked";
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, what));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// A lock with a time limit can only be tried again.
+const LOCK_AGAIN: Duration = Duration::from_millis(100);
 /// Bytes between two waits for the card.
 const WRITE_OUT: u64 = 8 << 20;
 

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::mount::{
@@ -19,6 +20,8 @@ use super::install::Here;
 const BOOT_PARTITION: &str = "1";
 const LABEL: &[u8; 11] = b"BRAMBLE    ";
 const DATA_PARTITION: &str = "4";
+/// Longest wait for udev to be done with the card.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Where the boot partition is mounted while it is not mounted elsewhere.
 const MOUNT: &str = "/run/bramble/boot";
 
@@ -149,7 +152,7 @@ impl Opened {
             Undo::Unmount(path) | Undo::ReadOnly(path) => path.clone(),
             Undo::Nothing => mount_of(&place.boot)?.context("the boot partition went away")?.0,
         };
-        match DiskCard::open(&place.disk, &boot).with_context(|| place.disk.display().to_string()) {
+        match DiskCard::open(&place.disk, &boot, PATIENCE).with_context(|| place.disk.display().to_string()) {
             Ok(card) => Ok(Self { card, undo }),
             Err(error) => {
                 undo.run();

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bundle::{Entry, FORMAT, Manifest, SigningKey, TrustedKeys};
 use proptest::prelude::*;
@@ -100,7 +101,7 @@ impl Lab {
     }
 
     fn card(&self) -> DiskCard {
-        DiskCard::open(&self.image(), &self.boot()).unwrap()
+        DiskCard::open(&self.image(), &self.boot(), Duration::ZERO).unwrap()
     }
 
     fn bundle(&self, version: u8) -> Vec<u8> {
@@ -424,7 +425,7 @@ fn a_disk_that_is_no_card_of_ours() {
     let lab = Lab::new();
     let disk = fs::OpenOptions::new().write(true).open(lab.image()).unwrap();
     disk.write_all_at(&[0x07], 446 + 16 + 4).unwrap();
-    let error = DiskCard::open(&lab.image(), Path::new("/nowhere")).unwrap_err();
+    let error = DiskCard::open(&lab.image(), Path::new("/nowhere"), Duration::ZERO).unwrap_err();
     assert!(error.to_string().contains("partition table"), "{error}");
 }
 
@@ -432,8 +433,23 @@ fn a_disk_that_is_no_card_of_ours() {
 fn one_update_at_a_time() {
     let lab = Lab::new();
     let _first = lab.card();
-    let error = DiskCard::open(&lab.image(), &lab.boot()).unwrap_err();
+    let error = DiskCard::open(&lab.image(), &lab.boot(), Duration::ZERO).unwrap_err();
     assert!(error.to_string().contains("another update"), "{error}");
+}
+
+/// udev looks at a device each time that somebody who could write has closed it, and holds a lock meanwhile.
+#[test]
+fn a_short_lock_of_others_is_waited_for() {
+    let lab = Lab::new();
+    let udev = fs::File::open(lab.image()).unwrap();
+    rustix::fs::flock(&udev, rustix::fs::FlockOperation::LockShared).unwrap();
+    let (image, boot) = (lab.image(), lab.boot());
+    let opened = std::thread::spawn(move || DiskCard::open(&image, &boot, Duration::from_secs(60)).map(drop));
+    // A refused lock leaves no trace that could be awaited.
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!opened.is_finished(), "the lock is not waited for");
+    drop(udev);
+    opened.join().unwrap().unwrap();
 }
 
 #[test]
