@@ -78,6 +78,9 @@ pub fn plan(settings: &Settings, unique: &str) -> Result<Plan, toml::ser::Error>
 /// The part of the settings that is the agent's.
 #[derive(Serialize)]
 struct Agent<'a> {
+    /// Without a default route the agent cannot tell which of its addresses the others should use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<std::net::IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster_secret: Option<&'a str>,
     labels: &'a std::collections::BTreeMap<String, String>,
@@ -85,7 +88,9 @@ struct Agent<'a> {
 }
 
 fn agent(settings: &Settings) -> Result<String, toml::ser::Error> {
+    let network = settings.network.as_ref();
     let agent = Agent {
+        address: network.and_then(|network| network.addresses.first()).map(|net| net.addr()),
         cluster_secret: settings.cluster_secret.as_deref(),
         labels: &settings.labels,
         registries: &settings.registries,

@@ -174,6 +174,7 @@ fn the_plan_of_a_whole_file() {
     let network = content(&plan, "etc/systemd/network/10-bramble.network").unwrap();
     assert!(network.contains("Name=wlan*") && network.contains("Address=fd00::3/64"), "{network}");
     let agent: toml::Table = content(&plan, plan::AGENT).unwrap().parse().unwrap();
+    assert_eq!(agent["address"].as_str(), Some("192.168.1.103"));
     assert_eq!(agent["registries"]["docker.io"]["password"].as_str(), Some("secret"));
     assert!(plan.files.iter().all(|file| !file.path.starts_with('/')));
 }
