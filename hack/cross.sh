@@ -73,7 +73,7 @@ cross_build() {
   paths=$(printf '"%s",' "${patched[@]}")
   [ "${#patched[@]}" -gt 0 ] || paths=""
   # No path of this machine is in what is built.
-  # A panic aborts, so nobody walks the tables that would unwind it: a sixth of the binary.
+  # A panic aborts, so nobody walks the tables that would unwind it: they were a sixth of the binary.
   flags="-C force-unwind-tables=no --remap-path-prefix=$REPO=/bramble --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
   under=${target//-/_}
   upper=$(echo "$under" | tr '[:lower:]' '[:upper:]')
