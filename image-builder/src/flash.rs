@@ -48,6 +48,9 @@ pub struct Flash {
     /// What the node becomes at first boot: `master`, or `worker ADDRESS`.
     #[arg(long, value_parser = settings::role)]
     role: Option<String>,
+    /// File with the secret that all cards of a batch share, so that a worker needs no token: made if it is not there.
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
     /// Allow disks that are not removable, or larger than 256 GB.
     #[arg(long)]
     force: bool,
@@ -67,6 +70,7 @@ pub fn run(args: &Flash) -> Result<()> {
         return list(&devices, args.force);
     }
     let image = args.image.as_deref().context("no image was given")?;
+    let secret = args.secret_file.as_deref().map(settings::secret).transpose()?;
     let mut image = Image::open(image).with_context(|| image.display().to_string())?;
     let map = Map::beside(image.path())?;
     let target = match &args.target {
@@ -80,7 +84,7 @@ pub fn run(args: &Flash) -> Result<()> {
     target.takes(map.image_size)?;
     let mut card = target.open(map.image_size)?;
     write::put(&mut image, &map, &mut card, &mut |phase, done, total| bar.show(phase, done, total))?;
-    let settings = Settings { hostname: args.hostname.clone(), role: args.role.clone() };
+    let settings = Settings { hostname: args.hostname.clone(), role: args.role.clone(), secret };
     settings.put(&card).context("setting the card's own name and role")?;
     drop(card);
     println!("{} is written and verified; you can take it out.", target.name);

@@ -18,6 +18,7 @@ fn flash(image: &Path, target: &Path) -> Flash {
         list: false,
         hostname: None,
         role: None,
+        secret_file: None,
         force: false,
         confirm: None,
     }
