@@ -243,11 +243,21 @@ fn related(node: &str, a: &Attributes<'_>, facts: &dyn Facts) -> Node {
     }
 }
 
+const SECRET: &[&str] = &["secret", "secretRef", "secretKeyRef", "nodePublishSecretRef", "imagePullSecrets"];
+const CONFIG_MAP: &[&str] = &["configMap", "configMapRef", "configMapKeyRef"];
+
+/// Whether a pod's `spec` refers to any Secret, ConfigMap or claim.
+fn mentions(spec: &Value) -> bool {
+    let field = |key: &str| [SECRET, CONFIG_MAP, &["persistentVolumeClaim"]].concat().contains(&key);
+    match spec {
+        Value::Object(map) => map.iter().any(|(key, value)| field(key) || mentions(value)),
+        Value::Array(items) => items.iter().any(mentions),
+        _ => false,
+    }
+}
+
 /// Whether a pod's `spec` refers to this Secret or ConfigMap, wherever that may be said.
 pub(crate) fn refers(spec: &Value, plural: &str, name: &str) -> bool {
-    const SECRET: &[&str] =
-        &["secret", "secretRef", "secretKeyRef", "nodePublishSecretRef", "imagePullSecrets"];
-    const CONFIG_MAP: &[&str] = &["configMap", "configMapRef", "configMapKeyRef"];
     let fields = if plural == "secrets" { SECRET } else { CONFIG_MAP };
     let is_it = |v: &Value| v["name"] == name || v["secretName"] == name;
     match spec {
@@ -279,6 +289,9 @@ pub(crate) fn admit(user: &User, plural: &str, object: &Value) -> std::result::R
                 ))
             } else if text(object, "/spec/nodeName") != node {
                 Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"))
+            } else if mentions(&object["spec"]) {
+                // Else it would give itself the reason to read whatever it names.
+                Err(format!("node {node:?} can not create pods that reference secrets, configmaps or claims"))
             } else {
                 Ok(())
             }
@@ -291,6 +304,24 @@ pub(crate) fn admit(user: &User, plural: &str, object: &Value) -> std::result::R
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_mirror_pod_gives_no_reason_to_read_secrets() {
+        let pod = |more: Value| {
+            let mut pod = json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}},
+                "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
+            pod["spec"]["volumes"] = more;
+            admit(&node(), "pods", &pod)
+        };
+        assert_eq!(pod(json!([{"name": "v", "emptyDir": {}}])), Ok(()));
+        for volume in [
+            json!({"secret": {"secretName": "s"}}),
+            json!({"projected": {"sources": [{"configMap": {"name": "s"}}]}}),
+            json!({"persistentVolumeClaim": {"claimName": "s"}}),
+        ] {
+            assert!(pod(json!([volume])).is_err(), "{volume}");
+        }
+    }
 
     fn node() -> User {
         User { name: "system:node:n1".into(), groups: vec![NODES.into()], uid: None }
