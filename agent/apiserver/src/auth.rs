@@ -248,26 +248,25 @@ const CONFIG_MAP: &[&str] = &["configMap", "configMapRef", "configMapKeyRef"];
 
 /// Whether a pod's `spec` refers to any Secret, ConfigMap or claim.
 fn mentions(spec: &Value) -> bool {
-    let field = |key: &str| [SECRET, CONFIG_MAP, &["persistentVolumeClaim"]].concat().contains(&key);
-    match spec {
-        Value::Object(map) => map.iter().any(|(key, value)| field(key) || mentions(value)),
-        Value::Array(items) => items.iter().any(mentions),
-        _ => false,
-    }
+    any_field(spec, &|key, _| {
+        SECRET.contains(&key) || CONFIG_MAP.contains(&key) || key == "persistentVolumeClaim"
+    })
 }
 
 /// Whether a pod's `spec` refers to this Secret or ConfigMap, wherever that may be said.
 pub(crate) fn refers(spec: &Value, plural: &str, name: &str) -> bool {
     let fields = if plural == "secrets" { SECRET } else { CONFIG_MAP };
     let is_it = |v: &Value| v["name"] == name || v["secretName"] == name;
-    match spec {
-        // Objects in the store nest no deeper than they may in a body.
-        Value::Object(map) => map.iter().any(|(key, value)| {
-            let named = fields.contains(&key.as_str());
-            let here = named && (is_it(value) || value.as_array().is_some_and(|all| all.iter().any(is_it)));
-            here || refers(value, plural, name)
-        }),
-        Value::Array(items) => items.iter().any(|item| refers(item, plural, name)),
+    any_field(spec, &|key, value| {
+        fields.contains(&key) && (is_it(value) || value.as_array().is_some_and(|all| all.iter().any(is_it)))
+    })
+}
+
+/// Whether any field at any depth is so. Objects in the store nest no deeper than they may in a body.
+fn any_field(value: &Value, is_so: &dyn Fn(&str, &Value) -> bool) -> bool {
+    match value {
+        Value::Object(map) => map.iter().any(|(key, value)| is_so(key, value) || any_field(value, is_so)),
+        Value::Array(items) => items.iter().any(|item| any_field(item, is_so)),
         _ => false,
     }
 }

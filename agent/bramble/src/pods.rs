@@ -72,6 +72,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub struct Keeper {
     config: network::Config,
     state: NodeState,
+    /// The range that `node.json` has. There is no such file yet while a node joins.
+    kept: Option<ipnet::Ipv4Net>,
     files: Files,
     network: watch::Sender<Option<Arc<Network>>>,
     refresh: watch::Sender<()>,
@@ -89,7 +91,8 @@ impl Keeper {
             vxlan_port: VXLAN_PORT,
         };
         let (network, receiver) = watch::channel(None);
-        let mut keeper = Self { config, state, files, network, refresh: watch::Sender::new(()) };
+        let mut keeper =
+            Self { config, kept: state.pod_cidr, state, files, network, refresh: watch::Sender::new(()) };
         if let Some(range) = keeper.state.pod_cidr {
             keeper.up(range).await.context("the pod network cannot be set up")?;
         }
@@ -140,9 +143,11 @@ impl Keeper {
         {
             self.up(range).await?;
         }
-        if let Some(range) = range {
-            // Each time: while a node joins there is no file yet. Only this field is ours, and no change is no write.
-            self.files.update(|state| state.pod_cidr = Some(range))?;
+        // Only this field is ours; the rest of the file may have changed since the start.
+        if let Some(range) = range.filter(|range| self.kept != Some(*range))
+            && self.files.update(|state| state.pod_cidr = Some(range))?.is_some()
+        {
+            self.kept = Some(range);
         }
         let peers = nodes
             .iter()

@@ -19,6 +19,8 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::dial;
+
 /// A stream, and its place among those that are served at once: it keeps it however it is passed on.
 pub struct Watched {
     stream: TcpStream,
@@ -43,13 +45,9 @@ impl Watched {
         gone: Duration,
         place: Option<OwnedSemaphorePermit>,
     ) -> io::Result<Watched> {
-        stream.set_nodelay(true)?;
         sockopt::set_tcp_user_timeout(&stream, 0)?;
         // For streams on which nothing is under way the kernel's own means will do.
-        sockopt::set_socket_keepalive(&stream, true)?;
-        sockopt::set_tcp_keepidle(&stream, (gone / 2).max(Duration::from_secs(1)))?;
-        sockopt::set_tcp_keepintvl(&stream, (gone / 4).max(Duration::from_secs(1)))?;
-        sockopt::set_tcp_keepcnt(&stream, 3)?;
+        dial::watch_over(&stream, gone)?;
         Ok(Watched { stream, gone, watch: None, reader: None, _place: place })
     }
 
