@@ -8,12 +8,14 @@
 //! Input is hostile: nothing here panics on any value, recursion is bounded, and sizes are bounded where one input
 //! could grow into a much bigger one. Nothing here is kept, so nothing has to hold after power loss.
 
+pub mod apply;
 mod cause;
 mod descriptor;
 pub mod fields;
 mod json;
 mod kinds;
 pub mod labels;
+mod marks;
 mod metadata;
 pub mod names;
 pub mod openapi;

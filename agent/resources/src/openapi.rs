@@ -2,7 +2,7 @@
 //! are, what they hold, how lists are patched. Without descriptions.
 
 use crate::Descriptor;
-use crate::patch::keys::{Strategy, strategy};
+use crate::marks::{self, Strategy, Topology};
 use crate::protobuf::schema::{Field, Kind, Shape, Table, table};
 use serde_json::{Map, Value, json};
 
@@ -34,18 +34,32 @@ fn full(message: &str) -> String {
     }
 }
 
-/// Where a message stands, as the rules of patching want to know it.
-fn place(message: &str) -> (&'static str, &'static [&'static str]) {
-    match message {
-        "core.v1.Container" | "core.v1.EphemeralContainer" | "core.v1.EphemeralContainerCommon" => {
-            ("Pod", &["containers"])
+/// A list or map with its marks.
+fn marked(mut schema: Value, field: &Field, outer: &str) -> Value {
+    let mark = marks::of(outer, field.name);
+    let list = field.shape == Shape::List;
+    match &mark.topology {
+        Topology::Atomic if !list => schema["x-kubernetes-map-type"] = "atomic".into(),
+        Topology::Set => schema["x-kubernetes-list-type"] = "set".into(),
+        Topology::Map(keys) => {
+            schema["x-kubernetes-list-type"] = "map".into();
+            schema["x-kubernetes-list-map-keys"] = keys.iter().map(|key| key.name).collect();
         }
-        "core.v1.ServiceSpec" => ("Service", &["spec"]),
-        "core.v1.ServiceAccount" => ("ServiceAccount", &[]),
-        "core.v1.NodeStatus" => ("Node", &["status"]),
-        "meta.v1.ObjectMeta" => ("", &["metadata"]),
-        _ => ("", &[]),
+        Topology::Own | Topology::Atomic if list => schema["x-kubernetes-list-type"] = "atomic".into(),
+        _ => {}
     }
+    let strategy = match (mark.strategy, mark.retain_keys) {
+        (Strategy::Atomic, _) => None,
+        (_, true) => Some("merge,retainKeys"),
+        (_, false) => Some("merge"),
+    };
+    if let Some(strategy) = strategy {
+        schema["x-kubernetes-patch-strategy"] = strategy.into();
+    }
+    if let Strategy::Keyed(key) = mark.strategy {
+        schema["x-kubernetes-patch-merge-key"] = key.into();
+    }
+    schema
 }
 
 struct Maker {
@@ -90,25 +104,8 @@ impl Maker {
         let value = self.value(field.kind);
         match field.shape {
             Shape::One | Shape::Inline => value,
-            Shape::Map => json!({"type": "object", "additionalProperties": value}),
-            Shape::List => {
-                let mut list = json!({"type": "array", "items": value});
-                let (kind, path) = place(outer);
-                match strategy(kind, path, field.name) {
-                    Strategy::Atomic => list["x-kubernetes-list-type"] = "atomic".into(),
-                    Strategy::Set => {
-                        list["x-kubernetes-list-type"] = "set".into();
-                        list["x-kubernetes-patch-strategy"] = "merge".into();
-                    }
-                    Strategy::Keyed(key) => {
-                        list["x-kubernetes-list-type"] = "map".into();
-                        list["x-kubernetes-list-map-keys"] = json!([key]);
-                        list["x-kubernetes-patch-strategy"] = "merge".into();
-                        list["x-kubernetes-patch-merge-key"] = key.into();
-                    }
-                }
-                list
-            }
+            Shape::Map => marked(json!({"type": "object", "additionalProperties": value}), field, outer),
+            Shape::List => marked(json!({"type": "array", "items": value}), field, outer),
         }
     }
 
@@ -171,7 +168,10 @@ mod tests {
         let containers = of("PodSpec", "containers");
         assert_eq!(containers["items"]["$ref"], "#/components/schemas/io.k8s.api.core.v1.Container");
         assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
-        assert_eq!(of("Container", "ports")["x-kubernetes-list-map-keys"], json!(["containerPort"]));
+        assert_eq!(
+            of("Container", "ports")["x-kubernetes-list-map-keys"],
+            json!(["containerPort", "protocol"])
+        );
         assert_eq!(of("Container", "command")["x-kubernetes-list-type"], "atomic");
         assert_eq!(
             of("Volume", "emptyDir")["$ref"],
@@ -183,7 +183,7 @@ mod tests {
         );
         assert_eq!(
             of("PodSpec", "nodeSelector"),
-            json!({"type": "object", "additionalProperties": {"type": "string"}})
+            json!({"type": "object", "additionalProperties": {"type": "string"}, "x-kubernetes-map-type": "atomic"})
         );
         assert_eq!(
             of("ContainerStateRunning", "startedAt"),

@@ -2,7 +2,6 @@
 //!
 //! A patch that cannot be applied leaves the document in an unspecified state: callers patch a copy.
 
-pub(crate) mod keys;
 mod strategic;
 
 use crate::Descriptor;

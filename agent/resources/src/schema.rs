@@ -67,7 +67,7 @@ impl Check {
                 return true;
             }
             self.path.push(name.clone());
-            let field = find(self.table, message, name);
+            let field = self.table.find(message, name);
             match field {
                 Some(field) => self.field(field, value),
                 None if self.found.unknown.len() < MAX_FOUND => self.found.unknown.push(self.place()),
@@ -163,14 +163,6 @@ impl Check {
         }
         place
     }
-}
-
-/// A field by its name in JSON; those of inlined messages are the message's own.
-fn find(table: &'static Table, message: usize, name: &str) -> Option<&'static Field> {
-    table.fields(message).iter().find_map(|field| match (field.shape, field.kind) {
-        (Shape::Inline, Kind::Message(inner)) => find(table, inner, name),
-        _ => Some(field).filter(|f| f.name == name),
-    })
 }
 
 fn is_quantity(value: &Value) -> bool {

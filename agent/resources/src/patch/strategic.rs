@@ -1,9 +1,10 @@
 //! Strategic merge: RFC 7396, and lists whose items have keys are merged item by item.
 
 use super::PatchError;
-use super::keys::{Strategy, is_directive, strategy};
 use crate::Descriptor;
 use crate::json::Fields;
+use crate::marks::{self, Strategy};
+use crate::protobuf::schema::{Kind, Shape, table};
 use serde_json::Value;
 
 const DIRECTIVE: &str = "$patch";
@@ -21,7 +22,8 @@ pub fn merge(kind: &Descriptor, doc: &mut Value, patch: &Value) -> Result<(), Pa
     let Some(fields) = doc.as_object_mut() else {
         return Err(PatchError::Malformed("only objects can be patched".to_owned()));
     };
-    Merge { kind: kind.kind }.object(fields, patch, &mut Vec::new())
+    let root = table().root(&kind.api_version(), kind.kind);
+    object(fields, patch, root)
 }
 
 /// What a `$patch` says.
@@ -42,171 +44,158 @@ fn directive(patch: &Fields) -> Result<Directive, PatchError> {
     }
 }
 
-struct Merge<'k> {
-    kind: &'k str,
+/// Whether a field of a patch tells how to patch, rather than what is wanted.
+fn is_directive(name: &str) -> bool {
+    name == DIRECTIVE || name == RETAIN || name.starts_with(ORDER) || name.starts_with(DELETE)
 }
 
-impl Merge<'_> {
-    fn object<'p>(
-        &self,
-        doc: &mut Fields,
-        patch: &'p Fields,
-        path: &mut Vec<&'p str>,
-    ) -> Result<(), PatchError> {
-        match directive(patch)? {
-            Directive::Merge => {}
-            Directive::Replace => {
-                *doc = self.clean(patch);
-                return Ok(());
-            }
-            Directive::Delete => {
-                doc.clear();
-                return Ok(());
-            }
-        }
-        retain_keys(doc, patch)?;
-        for (name, value) in patch {
-            if let Some(list) = name.strip_prefix(DELETE) {
-                delete_values(doc, list, value)?;
-            }
-        }
-        for (name, value) in patch.iter().filter(|(name, _)| !is_directive(name)) {
-            self.field(doc, name, value, path)?;
-        }
-        for (name, order) in patch {
-            if let Some(list) = name.strip_prefix(ORDER) {
-                let patched = patch.get(list).and_then(Value::as_array);
-                let strategy = strategy(self.kind, path, list);
-                set_order(doc, list, order, patched.map_or(&[], Vec::as_slice), strategy)?;
-            }
-        }
-        Ok(())
-    }
+/// How the list in a field of this message is patched.
+fn strategy(at: Option<usize>, field: &str) -> Strategy {
+    at.map_or(Strategy::Atomic, |message| marks::of(table().name(message), field).strategy)
+}
 
-    fn field<'p>(
-        &self,
-        doc: &mut Fields,
-        name: &'p str,
-        value: &'p Value,
-        path: &mut Vec<&'p str>,
-    ) -> Result<(), PatchError> {
-        match (value, doc.get_mut(name)) {
-            (Value::Null, _) => {
+/// The message in a field of this one.
+fn inner(at: Option<usize>, field: &str) -> Option<usize> {
+    let field = table().find(at?, field)?;
+    match (field.kind, field.shape) {
+        (_, Shape::Map) => None,
+        (Kind::Message(message), _) => Some(message),
+        _ => None,
+    }
+}
+
+fn object(doc: &mut Fields, patch: &Fields, at: Option<usize>) -> Result<(), PatchError> {
+    match directive(patch)? {
+        Directive::Merge => {}
+        Directive::Replace => {
+            *doc = clean(patch);
+            return Ok(());
+        }
+        Directive::Delete => {
+            doc.clear();
+            return Ok(());
+        }
+    }
+    retain_keys(doc, patch)?;
+    for (name, value) in patch {
+        if let Some(list) = name.strip_prefix(DELETE) {
+            delete_values(doc, list, value)?;
+        }
+    }
+    for (name, value) in patch.iter().filter(|(name, _)| !is_directive(name)) {
+        field(doc, name, value, at)?;
+    }
+    for (name, order) in patch {
+        if let Some(list) = name.strip_prefix(ORDER) {
+            let patched = patch.get(list).and_then(Value::as_array);
+            let strategy = strategy(at, list);
+            set_order(doc, list, order, patched.map_or(&[], Vec::as_slice), strategy)?;
+        }
+    }
+    Ok(())
+}
+
+fn field(doc: &mut Fields, name: &str, value: &Value, at: Option<usize>) -> Result<(), PatchError> {
+    match (value, doc.get_mut(name)) {
+        (Value::Null, _) => {
+            doc.remove(name);
+        }
+        (Value::Object(patch), Some(Value::Object(old))) => {
+            let gone = directive(patch)? == Directive::Delete;
+            object(old, patch, inner(at, name))?;
+            if gone {
                 doc.remove(name);
             }
-            (Value::Object(patch), Some(Value::Object(old))) => {
-                let gone = directive(patch)? == Directive::Delete;
-                path.push(name);
-                self.object(old, patch, path)?;
-                path.pop();
-                if gone {
-                    doc.remove(name);
-                }
-            }
-            (Value::Object(patch), _) => {
-                if directive(patch)? != Directive::Delete {
-                    let mut new = Fields::new();
-                    path.push(name);
-                    self.object(&mut new, patch, path)?;
-                    path.pop();
-                    doc.insert(name.to_owned(), Value::Object(new));
-                }
-            }
-            (Value::Array(patch), old) => {
-                let old = old.and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
-                let new = self.list(old, patch, name, path)?;
-                doc.insert(name.to_owned(), Value::Array(new));
-            }
-            (other, _) => {
-                doc.insert(name.to_owned(), other.clone());
+        }
+        (Value::Object(patch), _) => {
+            if directive(patch)? != Directive::Delete {
+                let mut new = Fields::new();
+                object(&mut new, patch, inner(at, name))?;
+                doc.insert(name.to_owned(), Value::Object(new));
             }
         }
-        Ok(())
-    }
-
-    fn list<'p>(
-        &self,
-        old: Vec<Value>,
-        patch: &'p [Value],
-        name: &'p str,
-        path: &mut Vec<&'p str>,
-    ) -> Result<Vec<Value>, PatchError> {
-        match strategy(self.kind, path, name) {
-            Strategy::Atomic => Ok(patch.iter().map(|item| self.clean_value(item)).collect()),
-            Strategy::Set => {
-                bound(old.len(), patch.len())?;
-                let mut new = old;
-                for item in patch.iter().filter(|item| !item.is_object()) {
-                    if !new.contains(item) {
-                        new.push(item.clone());
-                    }
-                }
-                Ok(new)
-            }
-            Strategy::Keyed(key) => {
-                path.push(name);
-                let new = self.keyed(old, patch, key, path);
-                path.pop();
-                new
-            }
+        (Value::Array(patch), old) => {
+            let old = old.and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
+            let new = list(old, patch, name, at)?;
+            doc.insert(name.to_owned(), Value::Array(new));
+        }
+        (other, _) => {
+            doc.insert(name.to_owned(), other.clone());
         }
     }
+    Ok(())
+}
 
-    fn keyed<'p>(
-        &self,
-        mut list: Vec<Value>,
-        patch: &'p [Value],
-        key: &'static str,
-        path: &mut Vec<&'p str>,
-    ) -> Result<Vec<Value>, PatchError> {
-        bound(list.len() + patch.len(), patch.len())?;
-        // An item that is nothing but `$patch: replace` makes the rest of the patch the whole list.
-        for item in patch.iter().filter_map(Value::as_object) {
-            if item.get(key).is_none() && directive(item)? == Directive::Replace {
-                list.clear();
-            }
-        }
-        for item in patch {
-            let Some(fields) = item.as_object() else {
-                return Err(PatchError::Malformed(format!("items of a list merged by {key} are objects")));
-            };
-            let directive = directive(fields)?;
-            let Some(id) = fields.get(key).filter(|id| !id.is_null()) else {
-                if directive == Directive::Replace {
-                    continue;
-                }
-                return Err(PatchError::NoMergeKey(shown(item), key));
-            };
-            let at = list.iter().position(|old| old.get(key) == Some(id));
-            match (directive, at) {
-                (Directive::Delete, _) => list.retain(|old| old.get(key) != Some(id)),
-                (_, Some(at)) => {
-                    if let Some(old) = list.get_mut(at).and_then(Value::as_object_mut) {
-                        self.object(old, fields, path)?;
-                    }
-                }
-                (_, None) => {
-                    let mut new = Fields::new();
-                    self.object(&mut new, fields, path)?;
-                    list.push(Value::Object(new));
+fn list(old: Vec<Value>, patch: &[Value], name: &str, at: Option<usize>) -> Result<Vec<Value>, PatchError> {
+    match strategy(at, name) {
+        Strategy::Atomic => Ok(patch.iter().map(clean_value).collect()),
+        Strategy::Set => {
+            bound(old.len(), patch.len())?;
+            let mut new = old;
+            for item in patch.iter().filter(|item| !item.is_object()) {
+                if !new.contains(item) {
+                    new.push(item.clone());
                 }
             }
+            Ok(new)
         }
-        Ok(list)
+        Strategy::Keyed(key) => keyed(old, patch, key, inner(at, name)),
     }
+}
 
-    /// A patch as a value of its own: without directives.
-    fn clean(&self, patch: &Fields) -> Fields {
-        let kept = patch.iter().filter(|(name, value)| !is_directive(name) && !value.is_null());
-        kept.map(|(name, value)| (name.clone(), self.clean_value(value))).collect()
-    }
-
-    fn clean_value(&self, value: &Value) -> Value {
-        match value {
-            Value::Object(fields) => Value::Object(self.clean(fields)),
-            Value::Array(items) => items.iter().map(|item| self.clean_value(item)).collect(),
-            other => other.clone(),
+fn keyed(
+    mut list: Vec<Value>,
+    patch: &[Value],
+    key: &'static str,
+    at: Option<usize>,
+) -> Result<Vec<Value>, PatchError> {
+    bound(list.len() + patch.len(), patch.len())?;
+    // An item that is nothing but `$patch: replace` makes the rest of the patch the whole list.
+    for item in patch.iter().filter_map(Value::as_object) {
+        if item.get(key).is_none() && directive(item)? == Directive::Replace {
+            list.clear();
         }
+    }
+    for item in patch {
+        let Some(fields) = item.as_object() else {
+            return Err(PatchError::Malformed(format!("items of a list merged by {key} are objects")));
+        };
+        let directive = directive(fields)?;
+        let Some(id) = fields.get(key).filter(|id| !id.is_null()) else {
+            if directive == Directive::Replace {
+                continue;
+            }
+            return Err(PatchError::NoMergeKey(shown(item), key));
+        };
+        let place = list.iter().position(|old| old.get(key) == Some(id));
+        match (directive, place) {
+            (Directive::Delete, _) => list.retain(|old| old.get(key) != Some(id)),
+            (_, Some(place)) => {
+                if let Some(old) = list.get_mut(place).and_then(Value::as_object_mut) {
+                    object(old, fields, at)?;
+                }
+            }
+            (_, None) => {
+                let mut new = Fields::new();
+                object(&mut new, fields, at)?;
+                list.push(Value::Object(new));
+            }
+        }
+    }
+    Ok(list)
+}
+
+/// A patch as a value of its own: without directives.
+fn clean(patch: &Fields) -> Fields {
+    let kept = patch.iter().filter(|(name, value)| !is_directive(name) && !value.is_null());
+    kept.map(|(name, value)| (name.clone(), clean_value(value))).collect()
+}
+
+fn clean_value(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => Value::Object(clean(fields)),
+        Value::Array(items) => items.iter().map(clean_value).collect(),
+        other => other.clone(),
     }
 }
 

@@ -95,6 +95,24 @@ impl Table {
         self.messages.get(message).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// How many messages there are.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// The message of this name.
+    pub fn message(&self, name: &str) -> Option<usize> {
+        self.names.iter().position(|known| *known == name)
+    }
+
+    /// A field by its name in JSON; those of inlined messages are the message's own.
+    pub fn find(&self, message: usize, name: &str) -> Option<&Field> {
+        self.fields(message).iter().find_map(|field| match (field.shape, field.kind) {
+            (Shape::Inline, Kind::Message(inner)) => self.find(inner, name),
+            _ => Some(field).filter(|f| f.name == name),
+        })
+    }
+
     fn read(text: &'static str) -> Self {
         let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix('.')).collect();
         let indices: HashMap<&str, usize> = names.iter().enumerate().map(|(i, name)| (*name, i)).collect();
