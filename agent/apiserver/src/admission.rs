@@ -18,7 +18,7 @@ pub(crate) fn admit(engine: &Engine, kind: &Descriptor, new: &mut Value) -> Resu
     if !is_pod && !is_claim {
         return Ok(());
     }
-    let refused = |why: &str, new: &Value| Status::forbidden(kind.group, kind.plural, name(new), why);
+    let refused = |why: &str, new: &Value| Status::forbidden(&kind.group, &kind.plural, name(new), why);
     if is_pod {
         let classes = engine.all("scheduling.k8s.io", "priorityclasses", "");
         priority::resolve(&classes, new).map_err(|why| refused(&why, new))?;
@@ -36,7 +36,7 @@ pub(crate) fn admit(engine: &Engine, kind: &Descriptor, new: &mut Value) -> Resu
     }
     // A pod's quality of service follows from what it was given here.
     as_map(new).remove("status");
-    (kind.defaults)(new);
+    kind.defaults(new);
     match faults.as_slice() {
         [] => Ok(()),
         [one] => Err(refused(one, new)),

@@ -177,8 +177,8 @@ pub(crate) fn check_grant(
         return Ok(());
     }
     let may = |attributes: &Attributes<'_>| authorize(user, attributes, facts) == Decision::Allow;
-    match rbac::escalation(user, kind.plural, object, facts, &may) {
-        Some(why) => Err(Status::forbidden(kind.group, kind.plural, name(object), &why)),
+    match rbac::escalation(user, &kind.plural, object, facts, &may) {
+        Some(why) => Err(Status::forbidden(&kind.group, &kind.plural, name(object), &why)),
         None => Ok(()),
     }
 }

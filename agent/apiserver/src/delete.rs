@@ -1,5 +1,6 @@
 //! delete and deletecollection: preconditions, grace, finalizers.
 
+use crate::custom;
 use crate::engine::Engine;
 use crate::object::{self, deleting, load, meta, text};
 use crate::path::Target;
@@ -97,7 +98,7 @@ fn marked(kind: &Descriptor, object: &Value, options: &Options) -> Option<Value>
             Propagation::Orphan => finalizers.push(ORPHAN),
         }
     }
-    let default = (kind.grace)(object);
+    let default = kind.grace(object);
     let grace = default.map_or(0, |seconds| options.grace.unwrap_or(seconds));
     let before = deleting(object)
         .then(|| object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0));
@@ -112,7 +113,7 @@ fn marked(kind: &Descriptor, object: &Value, options: &Options) -> Option<Value>
         meta.insert("deletionTimestamp".into(), object::timestamp(grace).into());
         meta.insert("deletionGracePeriodSeconds".into(), grace.into());
     }
-    if before.is_none() && !kind.generation.is_empty() {
+    if before.is_none() && kind.counts() {
         let generation = meta.get("generation").and_then(Value::as_i64).unwrap_or(0);
         meta.insert("generation".into(), generation.saturating_add(1).into());
     }
@@ -125,15 +126,22 @@ fn marked(kind: &Descriptor, object: &Value, options: &Options) -> Option<Value>
 impl Engine {
     /// Deletes an object, or marks it as being deleted.
     pub async fn delete(&self, target: &Target, name: &str, options: &Options) -> Result<Value> {
-        let kind = target.kind;
+        let kind = &target.kind;
         for _ in 0..ATTEMPTS {
             let record = self.record(kind, target.namespace.as_deref(), name)?;
             let object = load(kind, &record)?;
             options.check(kind, &object)?;
             if kind.plural == "namespaces" && ["default", "kube-system", "kube-public"].contains(&name) {
-                return Err(Status::forbidden("", kind.plural, name, "this namespace may not be deleted"));
+                return Err(Status::forbidden("", &kind.plural, name, "this namespace may not be deleted"));
             }
-            let next = marked(kind, &object, options);
+            let mut next = if custom::is_definition(kind) && !deleting(&object) {
+                marked(kind, &resources::custom::held(&object), options)
+            } else {
+                marked(kind, &object, options)
+            };
+            if let Some(next) = &mut next {
+                self.settle_definition(kind, next);
+            }
             if options.dry_run || next.as_ref() == Some(&object) {
                 return Ok(next.unwrap_or_else(|| gone(kind, &object)));
             }
@@ -151,10 +159,18 @@ impl Engine {
             };
             match (done, next) {
                 (Ok(revision), Some(mut next)) => {
+                    if custom::is_definition(kind) {
+                        self.kinds.end();
+                    }
                     object::set_revision(&mut next, revision);
                     return Ok(next);
                 }
-                (Ok(_), None) => return Ok(gone(kind, &object)),
+                (Ok(_), None) => {
+                    if kind.custom().is_some_and(|version| version.terminating) {
+                        self.kinds.end();
+                    }
+                    return Ok(gone(kind, &object));
+                }
                 (Err(CommitError::Conflict { .. }), _) => {}
                 (Err(error), _) => return Err(error.into()),
             }
@@ -170,7 +186,7 @@ impl Engine {
         options: &Options,
         format: &Format,
     ) -> Result<Value> {
-        let selection = Selection::read(target.kind, query)?;
+        let selection = Selection::read(&target.kind, query)?;
         let listed = self.select(target, query, &selection)?;
         for object in &listed.items {
             let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).map(str::to_owned);
@@ -181,14 +197,14 @@ impl Engine {
                 Err(status) => return Err(status),
             }
         }
-        let meta = json!({"resourceVersion": self.kv(target.kind).revision().to_string()});
-        Ok(format.list(target.kind, listed.items, meta))
+        let meta = json!({"resourceVersion": self.kv(&target.kind).revision().to_string()});
+        Ok(format.list(&target.kind, listed.items, meta))
     }
 }
 
 /// What is answered when the object is no more: pods are shown, of others it is said.
 fn gone(kind: &Descriptor, object: &Value) -> Value {
-    match kind.kind {
+    match kind.kind.as_ref() {
         "Pod" | "Service" | "ServiceAccount" => object.clone(),
         _ => status::success(kind, object::name(object), text(object, "/metadata/uid")),
     }

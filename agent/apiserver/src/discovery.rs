@@ -5,6 +5,7 @@ use crate::review::REVIEWS;
 use resources::{Descriptor, Subresource};
 use serde_json::{Value, json};
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 /// `APIGroupDiscoveryList` in its final version.
 pub(crate) const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -13,10 +14,13 @@ pub(crate) const AGGREGATED_V2BETA1: &str =
     "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
+/// All kinds that are served.
+pub(crate) type Kinds<'a> = &'a [Arc<Descriptor>];
+
 /// Group and version of all that is served, the core first.
-pub(crate) fn versions() -> Vec<(&'static str, &'static str)> {
+pub(crate) fn versions(kinds: Kinds<'_>) -> Vec<(&str, &str)> {
     let mut all: Vec<(&str, &str)> = Vec::new();
-    let kinds = resources::all().iter().map(|k| (k.group, k.version));
+    let kinds = kinds.iter().map(|k| (k.group.as_ref(), k.version.as_ref()));
     for version in kinds.chain(REVIEWS.iter().map(|r| (r.group, r.version))) {
         if !all.contains(&version) {
             all.push(version);
@@ -39,8 +43,8 @@ fn maturity(version: &str) -> (u8, u32, u32) {
     (3, number(text), 0)
 }
 
-pub(crate) fn kinds(group: &str, version: &str) -> impl Iterator<Item = &'static Descriptor> {
-    resources::all().iter().filter(move |k| k.group == group && k.version == version)
+pub(crate) fn of<'a>(kinds: Kinds<'a>, group: &str, version: &str) -> impl Iterator<Item = &'a Descriptor> {
+    kinds.iter().map(Arc::as_ref).filter(move |k| k.group == group && k.version == version)
 }
 
 fn group_version(group: &str, version: &str) -> String {
@@ -72,8 +76,8 @@ pub(crate) fn core_versions(config: &Config) -> Value {
 }
 
 /// One group.
-pub(crate) fn group(name: &str) -> Option<Value> {
-    let versions: Vec<Value> = versions()
+pub(crate) fn group(kinds: Kinds<'_>, name: &str) -> Option<Value> {
+    let versions: Vec<Value> = versions(kinds)
         .into_iter()
         .filter(|(group, _)| *group == name && !name.is_empty())
         .map(|(group, version)| json!({"groupVersion": group_version(group, version), "version": version}))
@@ -85,9 +89,9 @@ pub(crate) fn group(name: &str) -> Option<Value> {
 }
 
 /// `/apis` in its old form.
-pub(crate) fn groups() -> Value {
+pub(crate) fn groups(kinds: Kinds<'_>) -> Value {
     let mut names: Vec<&str> =
-        versions().into_iter().map(|(group, _)| group).filter(|g| !g.is_empty()).collect();
+        versions(kinds).into_iter().map(|(group, _)| group).filter(|g| !g.is_empty()).collect();
     names.dedup();
     let bare = |mut group: Value| {
         if let Some(group) = group.as_object_mut() {
@@ -96,21 +100,21 @@ pub(crate) fn groups() -> Value {
         }
         group
     };
-    let groups: Vec<Value> = names.into_iter().filter_map(group).map(bare).collect();
+    let groups: Vec<Value> = names.into_iter().filter_map(|name| group(kinds, name)).map(bare).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/api/v1`, `/apis/<group>/<version>`.
-pub(crate) fn resource_list(group: &str, version: &str) -> Option<Value> {
+pub(crate) fn resource_list(all: Kinds<'_>, group: &str, version: &str) -> Option<Value> {
     let mut list = Vec::new();
-    for kind in kinds(group, version) {
+    for kind in of(all, group, version) {
         list.push(json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
             "kind": kind.kind, "verbs": VERBS, "shortNames": kind.short_names, "categories": kind.categories}));
-        for sub in kind.subresources {
+        for sub in &kind.subresources {
             let (group, version, name, verbs) = response(kind, *sub);
             let mut entry = json!({"name": format!("{}/{}", kind.plural, sub.name()), "singularName": "",
                 "namespaced": kind.namespaced, "kind": name, "verbs": verbs});
-            if (group, version) != (kind.group, kind.version) {
+            if (group, version) != (kind.group.as_ref(), kind.version.as_ref()) {
                 (entry["group"], entry["version"]) = (group.into(), version.into());
             }
             list.push(entry);
@@ -131,13 +135,10 @@ pub(crate) fn resource_list(group: &str, version: &str) -> Option<Value> {
 }
 
 /// What a subresource speaks: group, version, kind, verbs.
-fn response(
-    kind: &Descriptor,
-    sub: Subresource,
-) -> (&'static str, &'static str, &'static str, &'static [&'static str]) {
+fn response(kind: &Descriptor, sub: Subresource) -> (&str, &str, &str, &'static [&'static str]) {
     match sub {
-        Subresource::Status => (kind.group, kind.version, kind.kind, &["get", "patch", "update"]),
-        Subresource::Finalize => (kind.group, kind.version, kind.kind, &["update"]),
+        Subresource::Status => (&kind.group, &kind.version, &kind.kind, &["get", "patch", "update"]),
+        Subresource::Finalize => (&kind.group, &kind.version, &kind.kind, &["update"]),
         Subresource::Scale => ("autoscaling", "v1", "Scale", &["get", "patch", "update"]),
         Subresource::Binding => ("", "v1", "Binding", &["create"]),
         Subresource::Eviction => ("policy", "v1", "Eviction", &["create"]),
@@ -149,17 +150,17 @@ fn response(
 }
 
 /// `/api` or `/apis` in the aggregated form.
-pub(crate) fn discovery_list(core: bool, media_type: &str) -> Value {
+pub(crate) fn discovery_list(kinds: Kinds<'_>, core: bool, media_type: &str) -> Value {
     let mut names: Vec<&str> =
-        versions().into_iter().map(|(g, _)| g).filter(|g| g.is_empty() == core).collect();
+        versions(kinds).into_iter().map(|(g, _)| g).filter(|g| g.is_empty() == core).collect();
     names.dedup();
     let items: Vec<Value> = names
         .into_iter()
         .map(|name| {
-            let versions: Vec<Value> = versions()
+            let versions: Vec<Value> = versions(kinds)
                 .into_iter()
                 .filter(|(group, _)| *group == name)
-                .map(|(group, version)| json!({"version": version, "resources": aggregated_resources(group, version), "freshness": "Current"}))
+                .map(|(group, version)| json!({"version": version, "resources": aggregated_resources(kinds, group, version), "freshness": "Current"}))
                 .collect();
             json!({"metadata": {"name": name, "creationTimestamp": null}, "versions": versions})
         })
@@ -169,10 +170,10 @@ pub(crate) fn discovery_list(core: bool, media_type: &str) -> Value {
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": version, "metadata": {}, "items": items})
 }
 
-fn aggregated_resources(group: &str, version: &str) -> Vec<Value> {
+fn aggregated_resources(all: Kinds<'_>, group: &str, version: &str) -> Vec<Value> {
     let speaks = |(group, version, kind): (&str, &str, &str)| json!({"group": group, "version": version, "kind": kind});
     let scope = |namespaced: bool| if namespaced { "Namespaced" } else { "Cluster" };
-    let mut list: Vec<Value> = kinds(group, version)
+    let mut list: Vec<Value> = of(all, group, version)
         .map(|kind| {
             let subs: Vec<Value> = kind
                 .subresources
@@ -182,7 +183,7 @@ fn aggregated_resources(group: &str, version: &str) -> Vec<Value> {
                     json!({"subresource": sub.name(), "responseKind": speaks((group, version, name)), "verbs": verbs})
                 })
                 .collect();
-            json!({"resource": kind.plural, "responseKind": speaks((kind.group, kind.version, kind.kind)),
+            json!({"resource": kind.plural, "responseKind": speaks((&kind.group, &kind.version, &kind.kind)),
                 "scope": scope(kind.namespaced), "singularResource": kind.singular, "verbs": VERBS,
                 "shortNames": kind.short_names, "categories": kind.categories, "subresources": subs})
         })
@@ -228,8 +229,9 @@ mod tests {
 
     #[test]
     fn both_forms_tell_the_same() {
-        for (group, version) in versions() {
-            let old = resource_list(group, version).unwrap();
+        let all = resources::all();
+        for (group, version) in versions(all) {
+            let old = resource_list(all, group, version).unwrap();
             let names: Vec<&str> = old["resources"]
                 .as_array()
                 .unwrap()
@@ -237,10 +239,10 @@ mod tests {
                 .map(|r| r["name"].as_str().unwrap())
                 .filter(|n| !n.contains('/'))
                 .collect();
-            let new = aggregated_resources(group, version);
+            let new = aggregated_resources(all, group, version);
             let resources: Vec<&str> = new.iter().map(|r| r["resource"].as_str().unwrap()).collect();
             assert_eq!(names, resources);
         }
-        assert!(group("apps").is_some() && group("nope").is_none() && group("").is_none());
+        assert!(group(all, "apps").is_some() && group(all, "nope").is_none() && group(all, "").is_none());
     }
 }

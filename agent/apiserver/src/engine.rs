@@ -1,6 +1,7 @@
 //! The engine behind [`crate::Api`]: the spaces, the settings, and what all verbs share.
 
 use crate::auth::{self, Facts};
+use crate::custom::Kinds;
 use crate::kubelet::Kubelets;
 use crate::object::text;
 use crate::rbac;
@@ -51,6 +52,8 @@ pub(crate) struct Engine {
     pub volatile: Arc<dyn Kv>,
     pub leading: tokio::sync::watch::Receiver<bool>,
     pub kubelets: Arc<dyn Kubelets>,
+    /// What was read out of definitions of kinds.
+    pub kinds: Kinds,
 }
 
 impl Engine {
@@ -69,7 +72,7 @@ impl Engine {
             let why = format!(
                 "unable to create new content in namespace {namespace} because it is being terminated"
             );
-            return Err(Status::forbidden(kind.group, kind.plural, name, &why).terminating(namespace));
+            return Err(Status::forbidden(&kind.group, &kind.plural, name, &why).terminating(namespace));
         }
         Ok(Write { key: record.key.to_string(), expect: Expect::Stays(record.modified), value: None })
     }

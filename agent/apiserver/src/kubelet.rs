@@ -51,7 +51,8 @@ impl Engine {
             return Err(Status::bad_request(format!("pod {pod_name} does not have a host assigned")));
         }
         let nodes = resources::find("", "v1", "nodes").ok_or_else(Status::no_resource)?;
-        let node = self.get(&Target { kind: nodes, namespace: None, name: None, subresource: None }, host)?;
+        let node =
+            self.get(&Target { kind: nodes.clone(), namespace: None, name: None, subresource: None }, host)?;
         let dial =
             |e: &dyn std::fmt::Display| Status::internal(format!("error dialing backend: node {host}: {e}"));
         let stream = self.kubelets.connect(&node).await.map_err(|e| dial(&e))?;

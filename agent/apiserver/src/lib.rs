@@ -13,6 +13,7 @@ mod admission;
 mod allocate;
 mod auth;
 mod body;
+mod custom;
 mod delete;
 mod discovery;
 mod engine;
@@ -75,12 +76,24 @@ impl Api {
         leading: tokio::sync::watch::Receiver<bool>,
         kubelets: Arc<dyn Kubelets>,
     ) -> Self {
-        Self(Arc::new(Engine { config, durable, volatile, leading, kubelets }))
+        Self(Arc::new(Engine {
+            config,
+            durable,
+            volatile,
+            leading,
+            kubelets,
+            kinds: custom::Kinds::default(),
+        }))
     }
 
     /// Answers one request. The [`User`] is among its extensions; without one it is nobody's.
     pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
-        self.0.serve(request).await
+        let response = self.0.serve(request).await;
+        if self.0.kinds.take_ending() {
+            let engine = Arc::clone(&self.0);
+            tokio::spawn(async move { engine.sweep().await });
+        }
+        response
     }
 
     /// A client in the same process.
@@ -112,6 +125,8 @@ impl Api {
         for (plural, object) in roles::defaults() {
             self.ensure(rbac::GROUP, plural, None, object).await?;
         }
+        // A leader before may have been ending kinds.
+        self.0.kinds.end();
         Ok(())
     }
 
@@ -125,7 +140,12 @@ impl Api {
         let what = format!("{plural}/{}", object::name(&object));
         let failed = |why: String| BootstrapError { what: what.clone(), why };
         let kind = resources::find(group, "v1", plural).ok_or_else(|| failed("no such kind".into()))?;
-        let target = Target { kind, namespace: namespace.map(str::to_owned), name: None, subresource: None };
+        let target = Target {
+            kind: Arc::clone(kind),
+            namespace: namespace.map(str::to_owned),
+            name: None,
+            subresource: None,
+        };
         if self.0.get(&target, object::name(&object)).is_ok() {
             return Ok(());
         }

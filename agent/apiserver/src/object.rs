@@ -16,7 +16,7 @@ pub(crate) fn key(kind: &Descriptor, namespace: Option<&str>, name: &str) -> Str
 
 /// What the keys of a collection start with.
 pub(crate) fn prefix(kind: &Descriptor, namespace: Option<&str>) -> String {
-    let group = match kind.stored.map_or(kind.group, |stored| stored.group) {
+    let group = match kind.kept_in() {
         "" => "core",
         group => group,
     };
@@ -35,10 +35,7 @@ pub(crate) fn load(kind: &Descriptor, record: &Record) -> Result<Value> {
 pub(crate) fn load_at(kind: &Descriptor, record: &Record, revision: Revision) -> Result<Value> {
     let mut object: Value = serde_json::from_slice(&record.value)
         .map_err(|e| Status::internal(format!("{} cannot be read: {e}", record.key)))?;
-    if let Some(stored) = &kind.stored {
-        (stored.load)(&mut object);
-        object["apiVersion"] = kind.api_version().into();
-    }
+    kind.load(&mut object);
     set_revision(&mut object, revision);
     Ok(object)
 }
@@ -50,10 +47,7 @@ pub(crate) fn set_revision(object: &mut Value, revision: Revision) {
 /// What is kept of an object: all but its revision, which the store knows.
 pub(crate) fn bytes(kind: &Descriptor, object: &Value) -> Result<Bytes> {
     let mut kept = object.clone();
-    if let Some(stored) = &kind.stored {
-        (stored.store)(&mut kept);
-        kept["apiVersion"] = resources::api_version(stored.group, stored.version).into();
-    }
+    kind.store(&mut kept);
     meta(&mut kept).remove("resourceVersion");
     serde_json::to_vec(&kept).map(Bytes::from).map_err(Status::internal)
 }

@@ -1,6 +1,6 @@
 //! OpenAPI: what the paths take, and what the kinds look like.
 
-use crate::discovery::{kinds, versions};
+use crate::discovery::{of, versions};
 use crate::engine::Config;
 use bytes::Bytes;
 use resources::Descriptor;
@@ -38,7 +38,7 @@ pub(crate) fn v3_group(group: &str, version: &str) -> Option<Bytes> {
 /// All documents by path, made on first use; what is served never changes.
 static DOCUMENTS: LazyLock<BTreeMap<String, Bytes>> = LazyLock::new(|| {
     let document = |(group, version)| (base(group, version), document(group, version).to_string().into());
-    versions().into_iter().map(document).collect()
+    versions(resources::all()).into_iter().map(document).collect()
 });
 
 fn base(group: &str, version: &str) -> String {
@@ -47,7 +47,7 @@ fn base(group: &str, version: &str) -> String {
 
 fn document(group: &str, version: &str) -> Value {
     let mut paths = Map::new();
-    for kind in kinds(group, version) {
+    for kind in of(resources::all(), group, version) {
         let scope = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
         let path = format!("/{}{scope}/{}", base(group, version), kind.plural);
         let collection = json!({"get": operation(kind, "list"), "post": operation(kind, "post")});
@@ -57,7 +57,7 @@ fn document(group: &str, version: &str) -> Value {
         paths.insert(path, collection);
     }
     json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1.36"}, "paths": paths,
-        "components": {"schemas": resources::openapi::schemas(kinds(group, version))}})
+        "components": {"schemas": resources::openapi::schemas(of(resources::all(), group, version))}})
 }
 
 /// One verb on one path. kubectl asks whether writes take `fieldValidation`.

@@ -41,6 +41,13 @@ impl Form {
         let applied = match self {
             Self::Json => resources::patch::json_patch(&mut new, patch),
             Self::Merge => resources::patch::merge_patch(&mut new, patch),
+            // Nothing says how lists of a custom kind are merged.
+            Self::Strategic if kind.custom().is_some() => {
+                return Err(Status::unsupported_media_type(
+                    "the body of the request was in an unknown format - accepted media types include: \
+                     application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+                ));
+            }
             Self::Strategic => resources::patch::strategic_merge(kind, &mut new, patch),
         };
         match applied {
@@ -66,7 +73,7 @@ impl Engine {
         part: Part,
         options: &mut Options,
     ) -> Result<Value> {
-        let kind = target.kind;
+        let kind = &target.kind;
         let mut warned = Vec::new();
         let dry_run = options.dry_run;
         let fresh = Options { warnings: Vec::new(), ..options.clone() };

@@ -1,11 +1,12 @@
 //! What a URL means. Pure.
 
 use resources::Descriptor;
+use std::sync::Arc;
 
 /// A resource's collection, object or subresource.
 #[derive(Clone)]
 pub(crate) struct Target {
-    pub kind: &'static Descriptor,
+    pub kind: Arc<Descriptor>,
     pub namespace: Option<String>,
     pub name: Option<String>,
     pub subresource: Option<String>,
@@ -44,8 +45,11 @@ pub(crate) enum Route {
     Unknown,
 }
 
+/// Finds the kind of a group, version and plural.
+type Find<'a> = &'a dyn Fn(&str, &str, &str) -> Option<Arc<Descriptor>>;
+
 /// Reads a path.
-pub(crate) fn route(path: &str) -> Route {
+pub(crate) fn route(path: &str, find: Find<'_>) -> Route {
     let Some(segments) = path.split('/').filter(|s| !s.is_empty()).map(decode).collect::<Option<Vec<_>>>()
     else {
         return Route::Unknown;
@@ -72,35 +76,42 @@ pub(crate) fn route(path: &str) -> Route {
         ["openapi", "v3", "apis", group, version] => {
             Route::OpenApiV3Group { group: (*group).to_owned(), version: (*version).to_owned() }
         }
-        ["api", version, rest @ ..] => resource("", version, rest),
-        ["apis", group, version, rest @ ..] => resource(group, version, rest),
+        ["api", version, rest @ ..] => resource(find, "", version, rest),
+        ["apis", group, version, rest @ ..] => resource(find, group, version, rest),
         _ => Route::Unknown,
     }
 }
 
-fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
+fn resource(find: Find<'_>, group: &str, version: &str, rest: &[&str]) -> Route {
     let (namespace, rest) = match rest {
         // A namespace's own subresources look like resources in it.
         ["namespaces", name, sub @ ("status" | "finalize")] if group.is_empty() => {
-            return object(group, version, "namespaces", None, &[*name, *sub]);
+            return object(find, group, version, "namespaces", None, &[*name, *sub]);
         }
         ["namespaces", namespace, plural @ ..] if !plural.is_empty() => (Some(*namespace), plural),
         rest => (None, rest),
     };
     match rest {
-        [plural, below @ ..] => object(group, version, plural, namespace, below),
+        [plural, below @ ..] => object(find, group, version, plural, namespace, below),
         [] => Route::Unknown,
     }
 }
 
-fn object(group: &str, version: &str, plural: &str, namespace: Option<&str>, below: &[&str]) -> Route {
+fn object(
+    find: Find<'_>,
+    group: &str,
+    version: &str,
+    plural: &str,
+    namespace: Option<&str>,
+    below: &[&str],
+) -> Route {
     let namespace = namespace.map(str::to_owned);
     if crate::review::REVIEWS.iter().any(|r| r.group == group && r.version == version && r.plural == plural)
         && below.is_empty()
     {
         return Route::Review { plural: plural.to_owned() };
     }
-    let Some(kind) = resources::find(group, version, plural) else {
+    let Some(kind) = find(group, version, plural) else {
         return Route::Unknown;
     };
     if kind.namespaced != namespace.is_some() && (namespace.is_some() || !below.is_empty()) {

@@ -94,8 +94,8 @@ pub(crate) struct Listed {
 impl Engine {
     /// One object.
     pub fn get(&self, target: &Target, name: &str) -> Result<Value> {
-        let record = self.record(target.kind, target.namespace.as_deref(), name)?;
-        load(target.kind, &record)
+        let record = self.record(&target.kind, target.namespace.as_deref(), name)?;
+        load(&target.kind, &record)
     }
 
     /// The record of one object.
@@ -105,7 +105,7 @@ impl Engine {
 
     /// A collection in the form asked for.
     pub fn list(&self, target: &Target, query: &Query, format: &Format) -> Result<Value> {
-        let kind = target.kind;
+        let kind = &target.kind;
         let selection = Selection::read(kind, query)?;
         let listed = self.select(target, query, &selection)?;
         let mut meta = json!({"resourceVersion": listed.revision.to_string()});
@@ -120,8 +120,8 @@ impl Engine {
 
     /// The objects a list asks for.
     pub fn select(&self, target: &Target, query: &Query, selection: &Selection) -> Result<Listed> {
-        let kv = self.kv(target.kind);
-        let prefix = object::prefix(target.kind, target.namespace.as_deref());
+        let kv = self.kv(&target.kind);
+        let prefix = object::prefix(&target.kind, target.namespace.as_deref());
         let limit = usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(0);
         let from = query.get("continue").map(|token| Continue::decode(token, &prefix)).transpose()?;
         let exactly = check_revision(kv, query, from.is_some())?;
@@ -132,12 +132,12 @@ impl Engine {
             Some(name) if at.is_none() && (target.namespace.is_some() || !target.kind.namespaced) => {
                 let revision = kv.revision();
                 let found = kv.get(&format!("{prefix}{name}"));
-                let items = found.iter().map(|r| load(target.kind, r)).collect::<Result<Vec<_>>>()?;
+                let items = found.iter().map(|r| load(&target.kind, r)).collect::<Result<Vec<_>>>()?;
                 let items = items.into_iter().filter(|o| selection.matches(o)).collect();
                 Ok(Listed { items, revision, after: None, remaining: None })
             }
             _ => {
-                let reading = Reading { kind: target.kind, kv, prefix: &prefix, selection, limit };
+                let reading = Reading { kind: &target.kind, kv, prefix: &prefix, selection, limit };
                 reading.pages(from.map(|f| f.after), at)
             }
         }
@@ -146,7 +146,7 @@ impl Engine {
 
 /// A list that reads the store in pieces.
 struct Reading<'a> {
-    kind: &'static Descriptor,
+    kind: &'a Descriptor,
     kv: &'a dyn Kv,
     prefix: &'a str,
     selection: &'a Selection,

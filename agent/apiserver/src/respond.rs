@@ -70,7 +70,7 @@ impl Format {
         match self.view {
             View::Table => self.table(kind, items, meta, true),
             View::Object => json!({
-                "kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": meta, "items": items,
+                "kind": kind.list_kind, "apiVersion": kind.api_version(), "metadata": meta, "items": items,
             }),
             View::Metadata => {
                 let items: Vec<Value> = items.into_iter().map(partial).collect();

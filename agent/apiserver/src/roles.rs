@@ -60,15 +60,15 @@ fn is_open(kind: &Descriptor) -> bool {
 fn is_users(kind: &Descriptor) -> bool {
     let others =
         ["resourcequotas", "limitranges", "controllerrevisions", "endpointslices", "events", "leases"];
-    !others.contains(&kind.plural)
+    !others.contains(&kind.plural.as_ref())
 }
 
 /// One rule for each group.
 fn rules(which: fn(&Descriptor) -> bool, verbs: &[&str]) -> Vec<Value> {
     let mut by_group: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for kind in resources::all().iter().filter(|kind| which(kind)) {
-        let resources = by_group.entry(kind.group).or_default();
-        resources.push(kind.plural.to_owned());
+        let resources = by_group.entry(kind.group.as_ref()).or_default();
+        resources.push(kind.plural.to_string());
         if kind.has(Subresource::Scale) {
             resources.push(format!("{}/scale", kind.plural));
         }

@@ -29,7 +29,7 @@ impl Engine {
     }
 
     async fn dispatch(&self, request: Request<Body>) -> Result<Response<Body>> {
-        let route = route(request.uri().path());
+        let route = route(request.uri().path(), &|group, version, plural| self.find(group, version, plural));
         let query = Query::read(request.uri())?;
         match &route {
             Route::Health { name } => return Ok(self.health(name, &query)),
@@ -91,15 +91,16 @@ impl Engine {
             }
             Route::CoreVersions | Route::Groups if aggregated.is_some() => {
                 let media_type = aggregated.unwrap_or(discovery::AGGREGATED_V2);
-                let value = discovery::discovery_list(matches!(route, Route::CoreVersions), media_type);
+                let core = matches!(route, Route::CoreVersions);
+                let value = discovery::discovery_list(&self.catalog(), core, media_type);
                 let bytes = serde_json::to_vec(&value).map_err(Status::internal)?;
                 return tagged(request, media_type, bytes.into());
             }
             Route::CoreVersions => discovery::core_versions(&self.config),
-            Route::Groups => discovery::groups(),
-            Route::Group(name) => discovery::group(name).ok_or_else(Status::no_resource)?,
+            Route::Groups => discovery::groups(&self.catalog()),
+            Route::Group(name) => discovery::group(&self.catalog(), name).ok_or_else(Status::no_resource)?,
             Route::Resources { group, version } => {
-                discovery::resource_list(group, version).ok_or_else(Status::no_resource)?
+                discovery::resource_list(&self.catalog(), group, version).ok_or_else(Status::no_resource)?
             }
             Route::OpenApiV2 if accept.contains("proto-openapi.spec.v2") => {
                 return tagged(request, openapi::V2_PROTOBUF, Bytes::from_static(openapi::V2_BYTES));
@@ -127,13 +128,13 @@ impl Engine {
         let verb = verb(request.method(), &target, query)?;
         // Whoever selects one object by its name asks for that one alone.
         let selected = match target.name {
-            None if verb == "list" || verb == "watch" => Selection::read(target.kind, query)?.name(),
+            None if verb == "list" || verb == "watch" => Selection::read(&target.kind, query)?.name(),
             _ => None,
         };
         let attributes = Attributes {
             verb,
-            group: target.kind.group,
-            plural: target.kind.plural,
+            group: &target.kind.group,
+            plural: &target.kind.plural,
             subresource: target.subresource.as_deref().unwrap_or_default(),
             // A namespace is in itself: roles in it say who may look at it.
             namespace: match &target.namespace {
@@ -145,14 +146,16 @@ impl Engine {
             path: "",
         };
         auth::check(user, &attributes, self)?;
-        match (&target.name, &target.subresource) {
+        let warning = target.kind.warning.clone();
+        let answer = match (&target.name, &target.subresource) {
             (Some(name), Some(sub)) => {
                 let name = name.clone();
                 let known = target.kind.subresources.iter().find(|s| s.name() == sub).copied();
                 self.sub(user, &target, &name, known.ok_or_else(Status::no_resource)?, query, request).await
             }
             _ => self.main(user, &target, verb, query, request).await,
-        }
+        };
+        Ok(warn(answer?, warning.as_slice()))
     }
 
     /// The eight verbs on objects and collections.
@@ -166,7 +169,7 @@ impl Engine {
     ) -> Result<Response<Body>> {
         let format = Format::negotiate(request.headers(), query)?;
         let name = target.name.as_deref().unwrap_or_default();
-        let kind = target.kind;
+        let kind = &target.kind;
         match verb {
             "get" => Ok(format.answer(StatusCode::OK, &format.object(kind, self.get(target, name)?, true))),
             "list" => Ok(format.answer(StatusCode::OK, &self.list(target, query, &format)?)),
@@ -180,7 +183,10 @@ impl Engine {
                 options.warnings.extend(kind.idle.then(|| {
                     format!("{} are kept, but nothing in this cluster acts on them yet", kind.qualified())
                 }));
-                Ok(warn(format.answer(StatusCode::CREATED, &format.object(kind, made, true)), &options))
+                Ok(warn(
+                    format.answer(StatusCode::CREATED, &format.object(kind, made, true)),
+                    &options.warnings,
+                ))
             }
             "update" | "patch" => self.alter(user, target, name, Part::Main, query, request, &format).await,
             "delete" => {
@@ -223,7 +229,7 @@ impl Engine {
         let format = Format::negotiate(request.headers(), query)?;
         match (sub, method) {
             (Subresource::Status, Method::GET) => {
-                Ok(format.answer(StatusCode::OK, &format.object(target.kind, self.get(target, name)?, true)))
+                Ok(format.answer(StatusCode::OK, &format.object(&target.kind, self.get(target, name)?, true)))
             }
             (Subresource::Status, Method::PUT | Method::PATCH) => {
                 self.alter(user, target, name, Part::Status, query, request, &format).await
@@ -242,13 +248,13 @@ impl Engine {
                 let patch = self.patch_body(request).await?;
                 let dry_run = query.dry_run()?;
                 let scale =
-                    self.rescale(target, name, dry_run, |old| form.apply(target.kind, old, &patch)).await?;
+                    self.rescale(target, name, dry_run, |old| form.apply(&target.kind, old, &patch)).await?;
                 Ok(format.answer(StatusCode::OK, &scale))
             }
             (Subresource::Binding, Method::POST) => {
                 let (binding, _) = self.body(request).await?;
                 self.bind(target, name, &binding, query.dry_run()?).await?;
-                Ok(format.answer(StatusCode::CREATED, &status::success(target.kind, name, "")))
+                Ok(format.answer(StatusCode::CREATED, &status::success(&target.kind, name, "")))
             }
             (Subresource::Eviction, Method::POST) => {
                 let (eviction, _) = self.body(request).await?;
@@ -288,10 +294,13 @@ impl Engine {
         } else {
             let (mut object, duplicates) = self.body(request).await?;
             check_identity(target, &mut object)?;
-            options.conform(target.kind, &mut object, duplicates)?;
+            options.conform(&target.kind, &mut object, duplicates)?;
             self.update(target, name, object, part, &options).await?
         };
-        Ok(warn(format.answer(StatusCode::OK, &format.object(target.kind, changed, true)), &options))
+        Ok(warn(
+            format.answer(StatusCode::OK, &format.object(&target.kind, changed, true)),
+            &options.warnings,
+        ))
     }
 
     /// A body, `null` when there is none.
@@ -341,8 +350,8 @@ fn verb(method: &Method, target: &Target, query: &Query) -> Result<&'static str>
 }
 
 /// Adds what the client should know (RFC 9111's predecessor's Warning header, code 299).
-fn warn(mut response: Response<Body>, options: &Options) -> Response<Body> {
-    for warning in options.warnings.iter().take(16) {
+fn warn(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
+    for warning in warnings.iter().take(16) {
         let text = warning.replace(['\\', '"'], "'").chars().filter(|c| !c.is_control()).collect::<String>();
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
             response.headers_mut().append(header::WARNING, value);

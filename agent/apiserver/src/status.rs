@@ -68,8 +68,8 @@ impl Status {
     }
 
     pub fn not_found(kind: &Descriptor, name: &str) -> Self {
-        let message = format!("{} {name:?} not found", qualified(kind.group, kind.plural));
-        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(kind.group, kind.plural, name)
+        let message = format!("{} {name:?} not found", qualified(&kind.group, &kind.plural));
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(&kind.group, &kind.plural, name)
     }
 
     /// No such path.
@@ -83,17 +83,21 @@ impl Status {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message).about("", "", "")
     }
 
+    pub fn method_not_allowed_because(why: &str) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", why).about("", "", "")
+    }
+
     pub fn already_exists(kind: &Descriptor, name: &str) -> Self {
-        let message = format!("{} {name:?} already exists", qualified(kind.group, kind.plural));
-        Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(kind.group, kind.plural, name)
+        let message = format!("{} {name:?} already exists", qualified(&kind.group, &kind.plural));
+        Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(&kind.group, &kind.plural, name)
     }
 
     pub fn conflict(kind: &Descriptor, name: &str, why: &str) -> Self {
         let message = format!(
             "Operation cannot be fulfilled on {} {name:?}: {why}",
-            qualified(kind.group, kind.plural)
+            qualified(&kind.group, &kind.plural)
         );
-        Self::new(StatusCode::CONFLICT, "Conflict", message).about(kind.group, kind.plural, name)
+        Self::new(StatusCode::CONFLICT, "Conflict", message).about(&kind.group, &kind.plural, name)
     }
 
     /// Somebody else wrote the object since it was read.
@@ -106,13 +110,13 @@ impl Status {
     pub fn invalid(kind: &Descriptor, name: &str, causes: &[Cause]) -> Self {
         let lines: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
         let all = if lines.len() == 1 { lines.concat() } else { format!("[{}]", lines.join(", ")) };
-        let message = format!("{} {name:?} is invalid: {all}", qualified(kind.group, kind.kind));
+        let message = format!("{} {name:?} is invalid: {all}", qualified(&kind.group, &kind.kind));
         let list: Vec<Value> = causes
             .iter()
             .map(|c| json!({"reason": c.reason, "message": c.message, "field": c.field}))
             .collect();
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
-            .about(kind.group, kind.kind, name)
+            .about(&kind.group, &kind.kind, name)
             .causes(list.into())
     }
 
@@ -177,7 +181,7 @@ impl Status {
 pub(crate) fn success(kind: &Descriptor, name: &str, uid: &str) -> Value {
     let mut details = json!({"name": name, "kind": kind.plural, "uid": uid});
     if !kind.group.is_empty() {
-        details["group"] = kind.group.into();
+        details["group"] = kind.group.as_ref().into();
     }
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 }

@@ -5,6 +5,7 @@ use crate::object::{self, load, text};
 use crate::path::Target;
 use crate::status::{Result, Status};
 use crate::write::Part;
+use resources::Descriptor;
 use resources::labels::Selector;
 use serde_json::{Value, json};
 use store::{CommitError, Expect, Txn, Write};
@@ -15,7 +16,7 @@ const ATTEMPTS: usize = 64;
 impl Engine {
     /// An object as autoscaling/v1 Scale.
     pub fn scale(&self, target: &Target, name: &str) -> Result<Value> {
-        Ok(as_scale(&self.get(target, name)?))
+        Ok(as_scale(&target.kind, &self.get(target, name)?))
     }
 
     /// Sets the replicas that a changed Scale asks for.
@@ -27,26 +28,26 @@ impl Engine {
         mut change: impl FnMut(&Value) -> Result<Value> + Send,
     ) -> Result<Value> {
         let make = |old: &Value| {
-            let scale = change(&as_scale(old))?;
+            let scale = change(&as_scale(&target.kind, old))?;
             let mut new = old.clone();
             let replicas = scale["spec"]["replicas"].clone();
             let replicas = if replicas.is_null() { json!(0) } else { replicas };
             if !replicas.is_i64() && !replicas.is_u64() {
                 return Err(Status::bad_request("spec.replicas is not a number"));
             }
-            new["spec"]["replicas"] = replicas;
+            put(&mut new, &target.kind.scale().wanted, replicas);
             let asked = text(&scale, "/metadata/resourceVersion").to_owned();
             if !asked.is_empty() {
                 object::meta(&mut new).insert("resourceVersion".into(), asked.into());
             }
             Ok(new)
         };
-        Ok(as_scale(&self.change(target, name, Part::Main, dry_run, make).await?))
+        Ok(as_scale(&target.kind, &self.change(target, name, Part::Main, dry_run, make).await?))
     }
 
     /// Gives a pod its node.
     pub async fn bind(&self, target: &Target, name: &str, binding: &Value, dry_run: bool) -> Result<()> {
-        let kind = target.kind;
+        let kind = &target.kind;
         let node = text(binding, "/target/name");
         if node.is_empty() {
             return Err(Status::bad_request("Binding: target.name: Required value"));
@@ -113,21 +114,34 @@ fn scheduled(pod: &mut Value) {
     }
 }
 
-fn as_scale(object: &Value) -> Value {
+/// Puts a value where a pointer leads, through objects that are made if they are not there.
+fn put(object: &mut Value, pointer: &str, value: Value) {
+    let mut at = object;
+    for name in pointer.split('/').skip(1) {
+        let name = name.replace("~1", "/").replace("~0", "~");
+        at = object::as_map(at).entry(name).or_insert(Value::Null);
+    }
+    *at = value;
+}
+
+fn as_scale(kind: &Descriptor, object: &Value) -> Value {
     let meta = &object["metadata"];
+    let paths = kind.scale();
+    let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     let selector = &object["spec"]["selector"];
     // ReplicationControllers select by a plain map.
     let plain = selector.as_object().is_some_and(|map| map.values().all(Value::is_string));
-    let selector = if plain {
-        Selector::from_map(selector).to_string()
-    } else {
-        Selector::from_label_selector(selector).map(|s| s.to_string()).unwrap_or_default()
+    let selector = match (kind.custom(), &paths.selector) {
+        (_, Some(pointer)) => text(object, pointer).to_owned(),
+        (Some(_), None) => String::new(),
+        (None, _) if plain => Selector::from_map(selector).to_string(),
+        (None, _) => Selector::from_label_selector(selector).map(|s| s.to_string()).unwrap_or_default(),
     };
     json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1",
         "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"],
             "resourceVersion": meta["resourceVersion"], "creationTimestamp": meta["creationTimestamp"]},
-        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
-        "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0), "selector": selector},
+        "spec": {"replicas": number(&paths.wanted)},
+        "status": {"replicas": number(&paths.current), "selector": selector},
     })
 }

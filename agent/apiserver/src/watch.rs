@@ -14,6 +14,7 @@ use resources::Descriptor;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 use store::{Event, Revision, Watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -89,7 +90,7 @@ fn forbidden(why: &str) -> Status {
 
 /// The state of one running watch.
 struct Stream {
-    kind: &'static Descriptor,
+    kind: Arc<Descriptor>,
     format: Format,
     selection: Selection,
     watch: Box<dyn Watch>,
@@ -105,7 +106,7 @@ struct Stream {
 impl Engine {
     /// The answer to a watch.
     pub fn watch(&self, target: &Target, query: &Query, format: Format) -> Result<Response<Body>> {
-        let kind = target.kind;
+        let kind = &target.kind;
         let mut selection = Selection::read(kind, query)?;
         if let Some(name) = &target.name {
             selection = selection.named(kind, name)?;
@@ -132,7 +133,8 @@ impl Engine {
             return Err(expired());
         }
         let watch = kv.watch(&prefix, after).map_err(|_| expired())?;
-        let mut stream = Stream::new(kind, format, selection, watch, self.leading.clone(), &plan, after);
+        let mut stream =
+            Stream::new(Arc::clone(kind), format, selection, watch, self.leading.clone(), &plan, after);
         for record in &existing {
             let object = load(kind, record)?;
             if stream.selection.matches(&object) {
@@ -150,7 +152,7 @@ impl Engine {
 
 impl Stream {
     fn new(
-        kind: &'static Descriptor,
+        kind: Arc<Descriptor>,
         format: Format,
         selection: Selection,
         watch: Box<dyn Watch>,
@@ -232,7 +234,7 @@ impl Stream {
     /// What a change means to this watch.
     fn take(&mut self, event: &Event) -> Result<()> {
         let seen = |record: &Option<store::Record>, at: Revision| -> Result<Option<Value>> {
-            let object = record.as_ref().map(|r| load_at(self.kind, r, at)).transpose()?;
+            let object = record.as_ref().map(|r| load_at(&self.kind, r, at)).transpose()?;
             Ok(object.filter(|o| self.selection.matches(o)))
         };
         let current = seen(&event.current, event.revision)?;
@@ -246,7 +248,7 @@ impl Stream {
     }
 
     fn push(&mut self, what: &str, object: Value) -> Result<()> {
-        let object = self.format.object(self.kind, object, !self.columns_told);
+        let object = self.format.object(&self.kind, object, !self.columns_told);
         self.columns_told = true;
         self.line(&json!({"type": what, "object": object}))
     }
@@ -260,12 +262,12 @@ impl Stream {
         let object = match self.format.view {
             crate::respond::View::Table => {
                 // A Table's bookmark is a Table of one row without cells, its object the mark.
-                let mut table = self.format.object(self.kind, object.clone(), !self.columns_told);
+                let mut table = self.format.object(&self.kind, object.clone(), !self.columns_told);
                 self.columns_told = true;
                 table["metadata"] = json!({"resourceVersion": revision.to_string()});
                 table
             }
-            _ => self.format.object(self.kind, object, false),
+            _ => self.format.object(&self.kind, object, false),
         };
         self.marked = revision;
         self.line(&json!({"type": "BOOKMARK", "object": object}))

@@ -65,7 +65,7 @@ impl Options {
 
     /// Takes out what the kind does not have, and complains as wanted.
     pub fn conform(&mut self, kind: &Descriptor, object: &mut Value, duplicates: Vec<String>) -> Result<()> {
-        let found = resources::schema::conform(object).unwrap_or_default();
+        let found = kind.conform(object);
         if let Some(fault) = found.mistyped.first() {
             let message = format!(
                 "{} in version {:?} cannot be handled as a {}: {fault}",
@@ -94,7 +94,7 @@ impl Options {
 
 /// That a body is what its URL says: kind, version, namespace, name. Fills in what was left out.
 pub(crate) fn check_identity(target: &Target, object: &mut Value) -> Result<()> {
-    let kind = target.kind;
+    let kind = &target.kind;
     if !object.is_object() {
         return Err(Status::bad_request("the body is not an object"));
     }
@@ -110,7 +110,7 @@ pub(crate) fn check_identity(target: &Target, object: &mut Value) -> Result<()> 
         return Err(Status::bad_request(message));
     }
     object["apiVersion"] = kind.api_version().into();
-    object["kind"] = kind.kind.into();
+    object["kind"] = kind.kind.as_ref().into();
     if let Some(meta) = object.get("metadata").filter(|m| !m.is_null() && !m.is_object()) {
         return Err(Status::bad_request(format!("metadata is not an object: {meta}")));
     }
@@ -146,7 +146,7 @@ pub(crate) fn check_identity(target: &Target, object: &mut Value) -> Result<()> 
 impl Engine {
     /// Makes an object.
     pub async fn create(&self, target: &Target, mut object: Value, options: &Options) -> Result<Value> {
-        let kind = target.kind;
+        let kind = &target.kind;
         check_identity(target, &mut object)?;
         prepare_new(kind, &mut object)?;
         let (given, base) = {
@@ -155,20 +155,22 @@ impl Engine {
             (of("name"), of("generateName"))
         };
         for attempt in 1.. {
+            let own = self.admit_kind(kind)?;
             let home =
                 target.namespace.as_deref().map(|n| self.admit_namespace(kind, n, &given)).transpose()?;
             if given.is_empty() && !base.is_empty() {
                 meta(&mut object).insert("name".into(), object::generate_name(&base).into());
             }
-            auth::admit(&options.by, kind.plural, &object)
-                .map_err(|why| Status::forbidden(kind.group, kind.plural, object::name(&object), &why))?;
+            auth::admit(&options.by, &kind.plural, &object)
+                .map_err(|why| Status::forbidden(&kind.group, &kind.plural, object::name(&object), &why))?;
             auth::check_grant(&options.by, kind, &object, None, self)?;
             let mut new = object.clone();
-            (kind.defaults)(&mut new);
+            kind.defaults(&mut new);
             admission::admit(self, kind, &mut new)?;
+            self.settle_definition(kind, &mut new);
             let mut writes = allocate::plan(self, kind, None, &mut new)?;
             let name = object::name(&new).to_owned();
-            let causes = (kind.validate)(&new, None);
+            let causes = kind.validate(&new, None);
             if !causes.is_empty() {
                 return Err(Status::invalid(kind, &name, &causes));
             }
@@ -185,6 +187,7 @@ impl Engine {
             );
             // Namespaces are not kept where volatile kinds are.
             writes.extend(home.filter(|_| !kind.volatile));
+            writes.extend(own);
             match self.kv(kind).commit(Txn { writes }).await {
                 Ok(revision) => {
                     object::set_revision(&mut new, revision);
@@ -215,7 +218,7 @@ impl Engine {
         let mut object = object;
         check_identity(target, &mut object)?;
         let make = |old: &Value| {
-            auth::check_grant(&options.by, target.kind, &object, Some(old), self)?;
+            auth::check_grant(&options.by, &target.kind, &object, Some(old), self)?;
             Ok(object.clone())
         };
         self.change(target, name, part, options.dry_run, make).await
@@ -232,14 +235,15 @@ impl Engine {
         dry_run: bool,
         mut make: impl FnMut(&Value) -> Result<Value> + Send,
     ) -> Result<Value> {
-        let kind = target.kind;
+        let kind = &target.kind;
         for _ in 0..ATTEMPTS {
             let record = self.record(kind, target.namespace.as_deref(), name)?;
             let old = load(kind, &record)?;
             let mut new = make(&old)?;
             settle(kind, part, &old, &mut new)?;
+            self.settle_definition(kind, &mut new);
             let mut writes = allocate::plan(self, kind, Some(&old), &mut new)?;
-            let causes = (kind.validate)(&new, Some(&old));
+            let causes = kind.validate(&new, Some(&old));
             if !causes.is_empty() {
                 return Err(Status::invalid(kind, name, &causes));
             }
@@ -260,6 +264,9 @@ impl Engine {
             match self.kv(kind).commit(Txn { writes }).await {
                 Ok(revision) => {
                     object::set_revision(&mut new, revision);
+                    if is_gone(kind, &new) && kind.custom().is_some_and(|version| version.terminating) {
+                        self.kinds.end();
+                    }
                     return Ok(new);
                 }
                 Err(CommitError::Conflict { .. }) => {}
@@ -305,7 +312,7 @@ fn prepare_new(kind: &Descriptor, object: &mut Value) -> Result<()> {
     }
     meta.insert("uid".into(), object::new_uid().into());
     meta.insert("creationTimestamp".into(), object::timestamp(0).into());
-    if !kind.generation.is_empty() {
+    if kind.counts() {
         meta.insert("generation".into(), 1.into());
     }
     Ok(())
@@ -349,16 +356,16 @@ fn settle(kind: &Descriptor, part: Part, old: &Value, new: &mut Value) -> Result
         copy(old_meta.get(field), new_meta, field);
     }
     check_finalizers(kind, old, new)?;
-    (kind.defaults)(new);
+    kind.defaults(new);
     count_generation(kind, old, new);
     Ok(())
 }
 
 fn count_generation(kind: &Descriptor, old: &Value, new: &mut Value) {
-    if kind.generation.is_empty() {
+    if !kind.counts() {
         return;
     }
-    let changed = old.get(kind.generation) != new.get(kind.generation) || deleting(old) != deleting(new);
+    let changed = kind.differs(old, new) || deleting(old) != deleting(new);
     if changed {
         let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
         meta(new).insert("generation".into(), generation.saturating_add(1).into());

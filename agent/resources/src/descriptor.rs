@@ -1,6 +1,15 @@
-//! A kind is data: one [`Descriptor`] per kind tells the API engine all it needs.
+//! A kind is data: one [`Descriptor`] per kind tells the API engine all it needs, whether the kind is built in
+//! ([`Builtin`]) or somebody made it with a CustomResourceDefinition ([`crate::custom`]).
 
-use serde_json::Value;
+use crate::apply::Schema;
+use crate::custom::Version;
+use crate::schema::{Findings, conform};
+use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// A name: a constant of a built-in kind's, a custom kind's own.
+pub type Text = Cow<'static, str>;
 
 /// What is served below an object's path besides the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +85,7 @@ pub struct Cause {
     pub field: String,
 }
 
-/// How objects are kept of a kind that is one more version of a kind: as the other one's, which both show.
+/// How objects are kept of a built-in kind that is one more version of a kind: as the other one's, which both show.
 #[derive(Clone, Copy)]
 pub struct Stored {
     /// The group of the kind that is kept; its plural is the same.
@@ -89,9 +98,9 @@ pub struct Stored {
     pub store: fn(&mut Value),
 }
 
-/// One Kubernetes kind.
+/// A built-in kind: a constant.
 #[derive(Clone, Copy)]
-pub struct Descriptor {
+pub struct Builtin {
     /// API group, empty for core.
     pub group: &'static str,
     /// API version (`v1`).
@@ -130,24 +139,248 @@ pub struct Descriptor {
     pub grace: fn(&Value) -> Option<i64>,
 }
 
+/// One Kubernetes kind, as it is served.
+#[derive(Clone)]
+pub struct Descriptor {
+    /// API group, empty for core.
+    pub group: Text,
+    /// API version (`v1`).
+    pub version: Text,
+    /// `Pod`.
+    pub kind: Text,
+    /// `PodList`.
+    pub list_kind: Text,
+    /// `pods`.
+    pub plural: Text,
+    /// `pod`.
+    pub singular: Text,
+    /// `po`.
+    pub short_names: Vec<Text>,
+    /// `all`.
+    pub categories: Vec<Text>,
+    /// Objects live in namespaces.
+    pub namespaced: bool,
+    /// Kept in the leader's memory only (Leases).
+    pub volatile: bool,
+    /// Subresources.
+    pub subresources: Vec<Subresource>,
+    /// Fields besides metadata.name and metadata.namespace that a field selector may name, with their JSON pointers.
+    pub selectable: Vec<(Text, Text)>,
+    /// Nothing in a cluster acts on these objects yet: they are kept and shown, and whoever makes one is told.
+    pub idle: bool,
+    /// What whoever uses this version is told.
+    pub warning: Option<String>,
+    pub(crate) rules: Rules,
+}
+
+/// What a kind does with its objects.
+#[derive(Clone)]
+pub(crate) enum Rules {
+    Builtin(&'static Builtin),
+    Custom(Arc<Version>),
+}
+
+/// Where the parts of a Scale are in an object: JSON pointers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScalePaths {
+    /// How many replicas are wanted.
+    pub wanted: Text,
+    /// How many there are.
+    pub current: Text,
+    /// A selector of theirs in text form, if the kind has one.
+    pub selector: Option<Text>,
+}
+
 /// `v1`, `apps/v1`.
 pub fn api_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
 
+impl From<&'static Builtin> for Descriptor {
+    fn from(kind: &'static Builtin) -> Self {
+        let texts = |all: &'static [&'static str]| all.iter().map(|text| Text::Borrowed(*text)).collect();
+        Self {
+            group: kind.group.into(),
+            version: kind.version.into(),
+            kind: kind.kind.into(),
+            list_kind: format!("{}List", kind.kind).into(),
+            plural: kind.plural.into(),
+            singular: kind.singular.into(),
+            short_names: texts(kind.short_names),
+            categories: texts(kind.categories),
+            namespaced: kind.namespaced,
+            volatile: kind.volatile,
+            subresources: kind.subresources.to_vec(),
+            selectable: kind.selectable.iter().map(|(name, path)| ((*name).into(), (*path).into())).collect(),
+            idle: kind.idle,
+            warning: None,
+            rules: Rules::Builtin(kind),
+        }
+    }
+}
+
 impl Descriptor {
     /// `v1`, `apps/v1`.
     pub fn api_version(&self) -> String {
-        api_version(self.group, self.version)
+        api_version(&self.group, &self.version)
     }
 
     /// `pods`, `deployments.apps`.
     pub fn qualified(&self) -> String {
-        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.to_string()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 
     /// Whether it has this subresource.
     pub fn has(&self, sub: Subresource) -> bool {
         self.subresources.contains(&sub)
+    }
+
+    /// The custom kind's rules, if it is one.
+    pub fn custom(&self) -> Option<&Version> {
+        match &self.rules {
+            Rules::Builtin(_) => None,
+            Rules::Custom(version) => Some(version),
+        }
+    }
+
+    /// Takes out what the kind does not have, and tells what it found.
+    pub fn conform(&self, object: &mut Value) -> Findings {
+        match &self.rules {
+            Rules::Builtin(_) => conform(object).unwrap_or_default(),
+            Rules::Custom(version) => version.conform(object),
+        }
+    }
+
+    /// Fills in defaults on the way in (create, update, patch). Idempotent.
+    pub fn defaults(&self, object: &mut Value) {
+        match &self.rules {
+            Rules::Builtin(kind) => (kind.defaults)(object),
+            Rules::Custom(version) => version.defaults(object),
+        }
+    }
+
+    /// All that is wrong with an object; `old` on update. Also checks immutable fields.
+    pub fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<Cause> {
+        match &self.rules {
+            Rules::Builtin(kind) => (kind.validate)(new, old),
+            Rules::Custom(version) => version.validate(new, old),
+        }
+    }
+
+    /// Default grace period of a delete in seconds given the object; `None`: deleted at once.
+    pub fn grace(&self, object: &Value) -> Option<i64> {
+        match &self.rules {
+            Rules::Builtin(kind) => (kind.grace)(object),
+            Rules::Custom(_) => None,
+        }
+    }
+
+    /// Whether objects count their generations.
+    pub fn counts(&self) -> bool {
+        match &self.rules {
+            Rules::Builtin(kind) => !kind.generation.is_empty(),
+            Rules::Custom(_) => true,
+        }
+    }
+
+    /// Whether what is wanted differs between two states, so that there is a new `metadata.generation`.
+    pub fn differs(&self, old: &Value, new: &Value) -> bool {
+        match &self.rules {
+            Rules::Builtin(kind) => old.get(kind.generation) != new.get(kind.generation),
+            Rules::Custom(version) => version.differs(old, new),
+        }
+    }
+
+    /// The group whose keys the objects are kept under.
+    pub fn kept_in(&self) -> &str {
+        match &self.rules {
+            Rules::Builtin(Builtin { stored: Some(stored), .. }) => stored.group,
+            _ => &self.group,
+        }
+    }
+
+    /// What its objects are made of, as far as merging goes.
+    pub fn types(&self) -> Schema<'_> {
+        match &self.rules {
+            Rules::Builtin(_) => {
+                Schema::built_in(&self.api_version(), &self.kind).unwrap_or_else(Schema::untyped)
+            }
+            Rules::Custom(version) => version.types(),
+        }
+    }
+
+    /// The `apiVersion` of the built-in kind whose objects these are, if they are another's.
+    pub fn kept_as(&self) -> Option<String> {
+        match &self.rules {
+            Rules::Builtin(kind) => {
+                kind.stored.as_ref().map(|stored| api_version(stored.group, stored.version))
+            }
+            Rules::Custom(_) => None,
+        }
+    }
+
+    /// Turns what is kept into an object of this kind and version.
+    pub fn load(&self, object: &mut Value) {
+        match &self.rules {
+            Rules::Builtin(kind) => {
+                let Some(stored) = &kind.stored else { return };
+                (stored.load)(object);
+            }
+            Rules::Custom(version) => version.load(object),
+        }
+        object["apiVersion"] = self.api_version().into();
+    }
+
+    /// And back.
+    pub fn store(&self, object: &mut Value) {
+        match &self.rules {
+            Rules::Builtin(kind) => {
+                let Some(stored) = &kind.stored else { return };
+                (stored.store)(object);
+                object["apiVersion"] = api_version(stored.group, stored.version).into();
+            }
+            Rules::Custom(version) => object["apiVersion"] = api_version(&self.group, &version.stored).into(),
+        }
+    }
+
+    /// The headings of its Table.
+    pub fn columns(&self) -> Vec<Value> {
+        let heading = |name: &str, kind: &str, format: &str, description: &str, priority: i64| json!({"name": name, "type": kind, "format": format, "description": description, "priority": priority});
+        match &self.rules {
+            Rules::Builtin(kind) => kind
+                .columns
+                .iter()
+                .map(|c| heading(c.name, c.kind, c.format, "", c.priority.into()))
+                .collect(),
+            Rules::Custom(version) => version
+                .columns
+                .iter()
+                .map(|c| heading(&c.name, &c.kind, &c.format, &c.description, c.priority))
+                .collect(),
+        }
+    }
+
+    /// The cells of an object's row.
+    pub fn cells(&self, object: &Value, context: &CellContext) -> Vec<Value> {
+        match &self.rules {
+            Rules::Builtin(kind) => {
+                kind.columns.iter().map(|column| (column.cell)(object, context)).collect()
+            }
+            Rules::Custom(version) => version.columns.iter().map(|c| c.cell(object, context)).collect(),
+        }
+    }
+
+    /// Where a Scale's parts are.
+    pub fn scale(&self) -> ScalePaths {
+        let usual = || ScalePaths {
+            wanted: "/spec/replicas".into(),
+            current: "/status/replicas".into(),
+            selector: None,
+        };
+        self.custom().and_then(|version| version.scale.clone()).unwrap_or_else(usual)
     }
 }

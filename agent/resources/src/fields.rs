@@ -86,7 +86,7 @@ fn pointer<'a>(field: &str, kind: &'a Descriptor) -> Option<&'a str> {
     match field {
         "metadata.name" => Some("/metadata/name"),
         "metadata.namespace" => Some("/metadata/namespace"),
-        _ => kind.selectable.iter().find(|(name, _)| *name == field).map(|(_, pointer)| *pointer),
+        _ => kind.selectable.iter().find(|(name, _)| *name == field).map(|(_, pointer)| pointer.as_ref()),
     }
 }
 

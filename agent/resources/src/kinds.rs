@@ -6,6 +6,7 @@ mod columns;
 mod config;
 pub mod cron;
 mod cron_job;
+mod custom;
 mod daemon_set;
 mod deployment;
 mod disruption_budget;
@@ -35,10 +36,11 @@ mod stateful_set;
 mod storage_class;
 mod workload;
 
-use crate::Descriptor;
+use crate::{Builtin, Descriptor};
 use serde_json::Value;
+use std::sync::{Arc, LazyLock};
 
-static ALL: &[Descriptor] = &[
+static ALL: &[Builtin] = &[
     pod::POD,
     service::SERVICE,
     endpoints::ENDPOINTS,
@@ -77,15 +79,18 @@ static ALL: &[Descriptor] = &[
     storage_class::STORAGE_CLASS,
     endpoint_slice::ENDPOINT_SLICE,
     lease::LEASE,
+    custom::CUSTOM_RESOURCE_DEFINITION,
 ];
 
-/// Every kind that is served.
-pub fn all() -> &'static [Descriptor] {
-    ALL
+/// Every built-in kind.
+pub fn all() -> &'static [Arc<Descriptor>] {
+    static DESCRIPTORS: LazyLock<Vec<Arc<Descriptor>>> =
+        LazyLock::new(|| ALL.iter().map(|kind| Arc::new(Descriptor::from(kind))).collect());
+    &DESCRIPTORS
 }
 
 /// What most descriptors have in common; each overrides what differs.
-const BASE: Descriptor = Descriptor {
+const BASE: Builtin = Builtin {
     group: "",
     version: "v1",
     kind: "",

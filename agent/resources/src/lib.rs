@@ -10,6 +10,7 @@
 
 pub mod apply;
 mod cause;
+pub mod custom;
 mod descriptor;
 pub mod fields;
 mod json;
@@ -29,13 +30,15 @@ pub mod time;
 pub use descriptor::*;
 pub use kinds::{all, cron};
 
-/// The kind served at `/apis/<group>/<version>/<plural>` (or `/api/<version>/<plural>` with an empty group).
-pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Descriptor> {
+use std::sync::Arc;
+
+/// The built-in kind served at `/apis/<group>/<version>/<plural>` (or `/api/<version>/<plural>` with an empty group).
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Arc<Descriptor>> {
     all().iter().find(|d| d.group == group && d.version == version && d.plural == plural)
 }
 
-/// The kind an object with this `apiVersion` and `kind` is of.
-pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static Descriptor> {
+/// The built-in kind an object with this `apiVersion` and `kind` is of.
+pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static Arc<Descriptor>> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     all().iter().find(|d| d.group == group && d.version == version && d.kind == kind)
 }

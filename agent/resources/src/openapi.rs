@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 pub fn schemas<'a>(kinds: impl Iterator<Item = &'a Descriptor>) -> Map<String, Value> {
     let mut maker = Maker { table: table(), done: Map::new() };
     for kind in kinds {
-        let Some(root) = maker.table.root(&kind.api_version(), kind.kind) else { continue };
+        let Some(root) = maker.table.root(&kind.api_version(), &kind.kind) else { continue };
         let name = maker.make(root);
         if let Some(schema) = maker.done.get_mut(&name) {
             schema["x-kubernetes-group-version-kind"] =
@@ -22,13 +22,15 @@ pub fn schemas<'a>(kinds: impl Iterator<Item = &'a Descriptor>) -> Map<String, V
 
 /// The name of a kind's schema: `io.k8s.api.core.v1.Pod`.
 pub fn name(kind: &Descriptor) -> Option<String> {
-    table().root(&kind.api_version(), kind.kind).map(|root| full(table().name(root)))
+    table().root(&kind.api_version(), &kind.kind).map(|root| full(table().name(root)))
 }
 
 /// `core.v1.Pod` with the words before it that clients know it by.
 fn full(message: &str) -> String {
     if message.starts_with("meta.v1.") {
         format!("io.k8s.apimachinery.pkg.apis.{message}")
+    } else if message.starts_with("apiextensions.v1.") {
+        format!("io.k8s.apiextensions-apiserver.pkg.apis.{message}")
     } else {
         format!("io.k8s.api.{message}")
     }
@@ -145,10 +147,10 @@ mod tests {
 
     #[test]
     fn every_kind_has_a_schema_that_leads_nowhere_else() {
-        let all = schemas(crate::all().iter());
+        let all = schemas(crate::all().iter().map(std::sync::Arc::as_ref));
         for kind in crate::all() {
             let schema = &all[&name(kind).expect("a schema")];
-            assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], kind.kind);
+            assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], kind.kind.as_ref());
             assert_eq!(schema["properties"]["kind"]["type"], "string", "{}", kind.kind);
         }
         let text = Value::Object(all.clone()).to_string();
@@ -161,7 +163,7 @@ mod tests {
 
     #[test]
     fn fields_are_what_they_hold() {
-        let all = schemas(crate::find("", "v1", "pods").into_iter());
+        let all = schemas(crate::find("", "v1", "pods").map(std::sync::Arc::as_ref).into_iter());
         let of = |message: &str, field: &str| {
             all[&format!("io.k8s.api.core.v1.{message}")]["properties"][field].clone()
         };

@@ -31,6 +31,23 @@ pub fn conform(object: &mut Value) -> Option<Findings> {
     Some(check.found)
 }
 
+/// The same for the fields that an object of any kind has: `apiVersion`, `kind`, `metadata`.
+pub(crate) fn conform_metadata(object: &mut Value) -> Findings {
+    let kind = crate::json::text(object, "/kind").to_owned();
+    let mut check = Check {
+        table: table(),
+        kind,
+        path: vec!["metadata".to_owned()],
+        objects: 0,
+        found: Findings::default(),
+    };
+    let root = table().root("v1", "ConfigMap").and_then(|root| table().find(root, "metadata"));
+    if let (Some(field), Some(metadata)) = (root, object.get_mut("metadata")) {
+        check.field(field, metadata);
+    }
+    check.found
+}
+
 struct Check {
     table: &'static Table,
     kind: String,
@@ -69,6 +86,12 @@ impl Check {
             self.path.push(name.clone());
             let field = self.table.find(message, name);
             match field {
+                // A schema in a schema, where a flag or a list may also be.
+                Some(field)
+                    if field.kind == Kind::Raw && value.is_object() && self.holds_itself(message, name) =>
+                {
+                    self.message(message, value);
+                }
                 Some(field) => self.field(field, value),
                 None if self.found.unknown.len() < MAX_FOUND => self.found.unknown.push(self.place()),
                 None => {}
@@ -76,6 +99,11 @@ impl Check {
             self.path.pop();
             field.is_some()
         });
+    }
+
+    fn holds_itself(&self, message: usize, field: &str) -> bool {
+        self.table.name(message) == "apiextensions.v1.JSONSchemaProps"
+            && matches!(field, "items" | "additionalProperties" | "additionalItems")
     }
 
     fn field(&mut self, field: &Field, value: &mut Value) {

@@ -40,29 +40,17 @@ pub fn table(
 ) -> Value {
     let context = CellContext { now };
     let rows: Vec<Value> = items.into_iter().map(|item| row(d, item, include_object, &context)).collect();
-    let columns: Vec<Value> = d.columns.iter().map(column).collect();
     json!({
         "kind": "Table",
         "apiVersion": META,
         "metadata": if list_meta.is_object() { list_meta } else { json!({}) },
-        "columnDefinitions": if with_columns { columns.into() } else { Value::Null },
+        "columnDefinitions": if with_columns { d.columns().into() } else { Value::Null },
         "rows": rows,
     })
 }
 
-fn column(column: &crate::Column) -> Value {
-    json!({
-        "name": column.name,
-        "type": column.kind,
-        "format": column.format,
-        "description": "",
-        "priority": column.priority,
-    })
-}
-
 fn row(d: &Descriptor, item: Value, include_object: IncludeObject, context: &CellContext) -> Value {
-    let cells: Vec<Value> = d.columns.iter().map(|column| (column.cell)(&item, context)).collect();
-    let mut row = json!({"cells": cells});
+    let mut row = json!({"cells": d.cells(&item, context)});
     if d.kind == "Pod"
         && let Some(conditions) = completed(&item)
     {
@@ -103,7 +91,7 @@ mod tests {
     fn a_table_has_a_cell_for_each_column() {
         for d in crate::all() {
             let mut object = json!({"metadata": {"name": "x", "creationTimestamp": "1970-01-01T00:00:00Z"}});
-            (d.defaults)(&mut object);
+            d.defaults(&mut object);
             let table =
                 table(d, vec![object], json!({"resourceVersion": "7"}), IncludeObject::Metadata, 330, true);
             let columns = table["columnDefinitions"].as_array().expect("columns");

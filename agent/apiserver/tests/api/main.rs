@@ -5,6 +5,7 @@
 mod access;
 mod bodies;
 mod clients;
+mod custom;
 mod kubelet;
 mod namespaces;
 mod objects;

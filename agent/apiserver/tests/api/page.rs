@@ -23,7 +23,7 @@ const TAIL: &str = "
 ## What is not there
 
 Server-side apply (`managedFields` are dropped), OpenAPI descriptions (v3 has schemas, v2 is empty),
-CustomResourceDefinitions, admission webhooks and policies, service account tokens, certificate signing requests, API priority and fairness objects,
+validation rules (CEL) and conversion webhooks of custom kinds, admission webhooks and policies, service account tokens, certificate signing requests, API priority and fairness objects,
 `ephemeralcontainers`, `resize`, `proxy`, `token` and `approval`, quotas being enforced, preemption, metrics. Answers are JSON
 or YAML; protobuf is read, not written. Leases are kept in memory, and empty after a new leader is chosen.
 ";
@@ -39,8 +39,8 @@ fn line(kind: &resources::Descriptor, told: &Value) -> String {
         .flatten()
         .filter_map(|sub| sub["subresource"].as_str())
         .collect();
-    let note = match kind.stored {
-        Some(stored) => format!("shown as well: {}", resources::api_version(stored.group, stored.version)),
+    let note = match kind.kept_as() {
+        Some(version) => format!("shown as well: {version}"),
         None if kind.idle => "objects only".to_owned(),
         None => String::new(),
     };

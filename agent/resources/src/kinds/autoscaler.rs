@@ -9,7 +9,7 @@ use super::BASE;
 use super::columns::{AGE, NAME, integer, number, string};
 use crate::cause::{Causes, invalid, not_supported, required};
 use crate::json::{Fields, child, child_if, counters, default, fields, int, items, spec, text};
-use crate::{CellContext, Column, Descriptor, Subresource, metadata, names};
+use crate::{Builtin, CellContext, Column, Subresource, metadata, names};
 use serde_json::{Value, json};
 
 /// Kinds of metrics, with the field that describes each.
@@ -21,7 +21,7 @@ const METRICS: [(&str, &str); 5] = [
     ("Resource", "resource"),
 ];
 
-pub const HORIZONTAL_POD_AUTOSCALER: Descriptor = Descriptor {
+pub const HORIZONTAL_POD_AUTOSCALER: Builtin = Builtin {
     group: "autoscaling",
     version: "v2",
     kind: "HorizontalPodAutoscaler",

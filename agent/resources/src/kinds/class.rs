@@ -4,13 +4,13 @@ use super::BASE;
 use super::columns::{AGE, NAME, boolean, integer, number, string, text_at};
 use crate::cause::{Causes, forbidden, invalid, not_supported, required};
 use crate::json::{default, flag, int, text};
-use crate::{Descriptor, metadata, names};
+use crate::{Builtin, metadata, names};
 use serde_json::Value;
 
 /// Above are the priorities of the system's own pods.
 const MAX_PRIORITY: i64 = 1_000_000_000;
 
-pub const PRIORITY_CLASS: Descriptor = Descriptor {
+pub const PRIORITY_CLASS: Builtin = Builtin {
     group: "scheduling.k8s.io",
     kind: "PriorityClass",
     plural: "priorityclasses",
@@ -34,7 +34,7 @@ pub const PRIORITY_CLASS: Descriptor = Descriptor {
     ..BASE
 };
 
-pub const RUNTIME_CLASS: Descriptor = Descriptor {
+pub const RUNTIME_CLASS: Builtin = Builtin {
     group: "node.k8s.io",
     kind: "RuntimeClass",
     plural: "runtimeclasses",

@@ -4,7 +4,7 @@ use super::BASE;
 use super::columns::{AGE, NAME, integer, string};
 use crate::cause::{Causes, forbidden, invalid, required, too_long};
 use crate::json::{Fields, default, fields, flag, text};
-use crate::{Descriptor, metadata, names};
+use crate::{Builtin, metadata, names};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -12,7 +12,7 @@ use serde_json::Value;
 /// All data of one object together.
 const MAX_DATA: usize = 1024 * 1024;
 
-pub const CONFIG_MAP: Descriptor = Descriptor {
+pub const CONFIG_MAP: Builtin = Builtin {
     kind: "ConfigMap",
     plural: "configmaps",
     singular: "configmap",
@@ -22,7 +22,7 @@ pub const CONFIG_MAP: Descriptor = Descriptor {
     ..BASE
 };
 
-pub const SECRET: Descriptor = Descriptor {
+pub const SECRET: Builtin = Builtin {
     kind: "Secret",
     plural: "secrets",
     singular: "secret",

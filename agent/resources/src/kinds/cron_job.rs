@@ -6,13 +6,13 @@ use super::workload::{Place, check_template_at, fill_template, not_negative, one
 use super::{cron, job};
 use crate::cause::{Causes, invalid, required};
 use crate::json::{child, default, flag, items, spec, text};
-use crate::{CellContext, Descriptor, Subresource, metadata, names, time};
+use crate::{Builtin, CellContext, Subresource, metadata, names, time};
 use serde_json::Value;
 
 /// Room is left for what is added to a job's name.
 const MAX_NAME: usize = 52;
 
-pub const CRON_JOB: Descriptor = Descriptor {
+pub const CRON_JOB: Builtin = Builtin {
     group: "batch",
     kind: "CronJob",
     plural: "cronjobs",

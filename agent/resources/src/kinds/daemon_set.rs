@@ -7,10 +7,10 @@ use super::workload::{
 };
 use crate::cause::{Causes, invalid, not_supported, required};
 use crate::json::{child, counters, default, spec, text};
-use crate::{Descriptor, Subresource, metadata, names};
+use crate::{Builtin, Subresource, metadata, names};
 use serde_json::Value;
 
-pub const DAEMON_SET: Descriptor = Descriptor {
+pub const DAEMON_SET: Builtin = Builtin {
     group: "apps",
     kind: "DaemonSet",
     plural: "daemonsets",

@@ -7,10 +7,10 @@ use super::workload::{
 };
 use crate::cause::{Causes, forbidden, invalid, not_supported};
 use crate::json::{child, default, int, spec, text};
-use crate::{Column, Descriptor, Subresource, metadata, names};
+use crate::{Builtin, Column, Subresource, metadata, names};
 use serde_json::Value;
 
-pub const DEPLOYMENT: Descriptor = Descriptor {
+pub const DEPLOYMENT: Builtin = Builtin {
     group: "apps",
     kind: "Deployment",
     plural: "deployments",

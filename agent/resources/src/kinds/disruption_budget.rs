@@ -6,10 +6,10 @@ use super::workload::{check_share, one_of};
 use crate::cause::{Causes, invalid};
 use crate::json::{child, counters, text};
 use crate::labels::Selector;
-use crate::{Descriptor, Subresource, metadata, names};
+use crate::{Builtin, Subresource, metadata, names};
 use serde_json::Value;
 
-pub const POD_DISRUPTION_BUDGET: Descriptor = Descriptor {
+pub const POD_DISRUPTION_BUDGET: Builtin = Builtin {
     group: "policy",
     kind: "PodDisruptionBudget",
     plural: "poddisruptionbudgets",

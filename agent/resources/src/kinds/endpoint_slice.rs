@@ -5,14 +5,14 @@ use super::columns::{AGE, NAME, shortened, string};
 use super::endpoints::{check_ip, check_port};
 use crate::cause::{Causes, invalid, not_supported, required};
 use crate::json::{children, default, int, items, text};
-use crate::{CellContext, Descriptor, metadata, names};
+use crate::{Builtin, CellContext, metadata, names};
 use serde_json::Value;
 
 const TYPES: [&str; 3] = ["FQDN", "IPv4", "IPv6"];
 /// Endpoints in one slice.
 const MAX_ENDPOINTS: usize = 1000;
 
-pub const ENDPOINT_SLICE: Descriptor = Descriptor {
+pub const ENDPOINT_SLICE: Builtin = Builtin {
     group: "discovery.k8s.io",
     kind: "EndpointSlice",
     plural: "endpointslices",

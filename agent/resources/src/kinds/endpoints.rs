@@ -4,11 +4,11 @@ use super::BASE;
 use super::columns::{AGE, NAME, shortened, string};
 use crate::cause::{Causes, invalid, not_supported, required};
 use crate::json::{children, default, int, items, text};
-use crate::{Descriptor, metadata, names};
+use crate::{Builtin, metadata, names};
 use serde_json::Value;
 use std::net::IpAddr;
 
-pub const ENDPOINTS: Descriptor = Descriptor {
+pub const ENDPOINTS: Builtin = Builtin {
     kind: "Endpoints",
     plural: "endpoints",
     singular: "endpoints",

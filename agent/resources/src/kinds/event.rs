@@ -5,10 +5,10 @@ use super::BASE;
 use super::columns::{string, wide};
 use crate::cause::{Causes, invalid, required};
 use crate::json::{int, text};
-use crate::{CellContext, Column, Descriptor, Stored, metadata, names, time};
+use crate::{Builtin, CellContext, Column, Stored, metadata, names, time};
 use serde_json::Value;
 
-pub const EVENT: Descriptor = Descriptor {
+pub const EVENT: Builtin = Builtin {
     kind: "Event",
     plural: "events",
     singular: "event",
@@ -31,7 +31,7 @@ pub const EVENT: Descriptor = Descriptor {
     ..BASE
 };
 
-pub const EVENT_V1: Descriptor = Descriptor {
+pub const EVENT_V1: Builtin = Builtin {
     group: "events.k8s.io",
     selectable: &[
         ("regarding.kind", "/regarding/kind"),

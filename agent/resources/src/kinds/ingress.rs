@@ -4,13 +4,13 @@ use super::BASE;
 use super::columns::{AGE, NAME, or_none, shortened, string, text_at};
 use crate::cause::{Causes, invalid, not_supported, required};
 use crate::json::{child, default, int, items, text};
-use crate::{CellContext, Descriptor, Subresource, metadata, names};
+use crate::{Builtin, CellContext, Subresource, metadata, names};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
 const PATH_TYPES: [&str; 3] = ["Exact", "ImplementationSpecific", "Prefix"];
 
-pub const INGRESS: Descriptor = Descriptor {
+pub const INGRESS: Builtin = Builtin {
     group: "networking.k8s.io",
     kind: "Ingress",
     plural: "ingresses",
@@ -41,7 +41,7 @@ pub const INGRESS: Descriptor = Descriptor {
     ..BASE
 };
 
-pub const INGRESS_CLASS: Descriptor = Descriptor {
+pub const INGRESS_CLASS: Builtin = Builtin {
     group: "networking.k8s.io",
     kind: "IngressClass",
     plural: "ingressclasses",

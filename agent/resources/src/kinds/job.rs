@@ -5,10 +5,10 @@ use super::columns::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, string};
 use super::workload::{Place, check_template, fill_template, not_negative, one_of, read_selector};
 use crate::cause::{Causes, invalid, required};
 use crate::json::{Fields, child, default, fields, flag, int, items, spec, text};
-use crate::{CellContext, Descriptor, Subresource, metadata, names, time};
+use crate::{Builtin, CellContext, Subresource, metadata, names, time};
 use serde_json::{Value, json};
 
-pub const JOB: Descriptor = Descriptor {
+pub const JOB: Builtin = Builtin {
     group: "batch",
     kind: "Job",
     plural: "jobs",

@@ -4,10 +4,10 @@ use super::BASE;
 use super::columns::{AGE, NAME, string};
 use crate::cause::{Causes, invalid};
 use crate::json::{int, text};
-use crate::{Descriptor, metadata, names};
+use crate::{Builtin, metadata, names};
 use serde_json::Value;
 
-pub const LEASE: Descriptor = Descriptor {
+pub const LEASE: Builtin = Builtin {
     group: "coordination.k8s.io",
     kind: "Lease",
     plural: "leases",

@@ -4,10 +4,10 @@ use super::BASE;
 use super::columns::{AGE, NAME, string};
 use crate::cause::{Causes, invalid};
 use crate::json::{child, default, items, text};
-use crate::{Descriptor, Subresource, metadata, names};
+use crate::{Builtin, Subresource, metadata, names};
 use serde_json::{Value, json};
 
-pub const NAMESPACE: Descriptor = Descriptor {
+pub const NAMESPACE: Builtin = Builtin {
     kind: "Namespace",
     plural: "namespaces",
     singular: "namespace",

@@ -5,11 +5,11 @@ use super::columns::{AGE, NAME, selector, string};
 use crate::cause::{Causes, forbidden, invalid, not_supported, required};
 use crate::json::{child, children, default, fields, int, items, text};
 use crate::labels::Selector;
-use crate::{Descriptor, metadata, names};
+use crate::{Builtin, metadata, names};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-pub const NETWORK_POLICY: Descriptor = Descriptor {
+pub const NETWORK_POLICY: Builtin = Builtin {
     group: "networking.k8s.io",
     kind: "NetworkPolicy",
     plural: "networkpolicies",

@@ -4,13 +4,13 @@ use super::BASE;
 use super::columns::{AGE, NAME, or_none, string, wide};
 use crate::cause::{Causes, forbidden, invalid, not_supported, required};
 use crate::json::{Fields, fields, flag, items, text};
-use crate::{CellContext, Descriptor, Subresource, metadata, names};
+use crate::{Builtin, CellContext, Subresource, metadata, names};
 use serde_json::Value;
 
 /// Labels whose suffix is a role.
 const ROLE: &str = "node-role.kubernetes.io/";
 
-pub const NODE: Descriptor = Descriptor {
+pub const NODE: Builtin = Builtin {
     kind: "Node",
     plural: "nodes",
     singular: "node",

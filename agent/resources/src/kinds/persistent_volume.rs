@@ -6,10 +6,10 @@ use super::persistent_volume_claim::{VOLUME_MODES, amount, check_access_modes};
 use super::workload::one_of;
 use crate::cause::{Causes, forbidden, invalid, not_supported, required};
 use crate::json::{child, default, fields, spec, text};
-use crate::{Descriptor, Subresource, metadata, names};
+use crate::{Builtin, Subresource, metadata, names};
 use serde_json::Value;
 
-pub const PERSISTENT_VOLUME: Descriptor = Descriptor {
+pub const PERSISTENT_VOLUME: Builtin = Builtin {
     kind: "PersistentVolume",
     plural: "persistentvolumes",
     singular: "persistentvolume",

@@ -6,13 +6,13 @@ use crate::cause::{Causes, forbidden, invalid, not_supported, required};
 use crate::json::{Fields, child, default, items, text};
 use crate::labels::Selector;
 use crate::quantity::Quantity;
-use crate::{Descriptor, Subresource, metadata, names};
+use crate::{Builtin, Subresource, metadata, names};
 use serde_json::Value;
 
 pub const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 pub const VOLUME_MODES: [&str; 2] = ["Block", "Filesystem"];
 
-pub const PERSISTENT_VOLUME_CLAIM: Descriptor = Descriptor {
+pub const PERSISTENT_VOLUME_CLAIM: Builtin = Builtin {
     kind: "PersistentVolumeClaim",
     plural: "persistentvolumeclaims",
     singular: "persistentvolumeclaim",

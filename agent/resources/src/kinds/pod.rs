@@ -5,13 +5,13 @@ use super::pod_columns::COLUMNS;
 use super::pod_spec::{self, Place};
 use crate::cause::{Causes, forbidden};
 use crate::json::{child, default, int, items, spec, text};
-use crate::{Descriptor, Subresource, metadata, names};
+use crate::{Builtin, Subresource, metadata, names};
 use serde_json::Value;
 
 /// How long a deleted pod has to end if it does not say itself.
 const GRACE: i64 = 30;
 
-pub const POD: Descriptor = Descriptor {
+pub const POD: Builtin = Builtin {
     kind: "Pod",
     plural: "pods",
     singular: "pod",

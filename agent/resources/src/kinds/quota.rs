@@ -5,10 +5,10 @@ use super::columns::{AGE, CREATED_AT, NAME, string};
 use super::persistent_volume_claim::amount;
 use crate::cause::{Causes, invalid, not_supported};
 use crate::json::{child, fields, items, text};
-use crate::{Descriptor, Subresource, metadata, names};
+use crate::{Builtin, Subresource, metadata, names};
 use serde_json::Value;
 
-pub const RESOURCE_QUOTA: Descriptor = Descriptor {
+pub const RESOURCE_QUOTA: Builtin = Builtin {
     kind: "ResourceQuota",
     plural: "resourcequotas",
     singular: "resourcequota",
@@ -31,7 +31,7 @@ pub const RESOURCE_QUOTA: Descriptor = Descriptor {
     ..BASE
 };
 
-pub const LIMIT_RANGE: Descriptor = Descriptor {
+pub const LIMIT_RANGE: Builtin = Builtin {
     kind: "LimitRange",
     plural: "limitranges",
     singular: "limitrange",

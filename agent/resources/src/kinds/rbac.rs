@@ -5,14 +5,14 @@ use super::columns::{AGE, CREATED_AT, NAME, string, wide};
 use crate::cause::{Causes, invalid, not_supported, required};
 use crate::json::{child, children, default, items, text};
 use crate::labels::Selector;
-use crate::{Column, Descriptor, metadata, names};
+use crate::{Builtin, Column, metadata, names};
 use serde_json::Value;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-const ROLES: Descriptor = Descriptor { group: GROUP, columns: &[NAME, CREATED_AT], ..BASE };
+const ROLES: Builtin = Builtin { group: GROUP, columns: &[NAME, CREATED_AT], ..BASE };
 
-pub const ROLE: Descriptor = Descriptor {
+pub const ROLE: Builtin = Builtin {
     kind: "Role",
     plural: "roles",
     singular: "role",
@@ -24,7 +24,7 @@ pub const ROLE: Descriptor = Descriptor {
     ..ROLES
 };
 
-pub const CLUSTER_ROLE: Descriptor = Descriptor {
+pub const CLUSTER_ROLE: Builtin = Builtin {
     kind: "ClusterRole",
     plural: "clusterroles",
     singular: "clusterrole",
@@ -38,7 +38,7 @@ pub const CLUSTER_ROLE: Descriptor = Descriptor {
     ..ROLES
 };
 
-const BINDINGS: Descriptor = Descriptor {
+const BINDINGS: Builtin = Builtin {
     group: GROUP,
     columns: &[
         NAME,
@@ -54,7 +54,7 @@ const BINDINGS: Descriptor = Descriptor {
     ..BASE
 };
 
-pub const ROLE_BINDING: Descriptor = Descriptor {
+pub const ROLE_BINDING: Builtin = Builtin {
     kind: "RoleBinding",
     plural: "rolebindings",
     singular: "rolebinding",
@@ -62,7 +62,7 @@ pub const ROLE_BINDING: Descriptor = Descriptor {
     ..BINDINGS
 };
 
-pub const CLUSTER_ROLE_BINDING: Descriptor = Descriptor {
+pub const CLUSTER_ROLE_BINDING: Builtin = Builtin {
     kind: "ClusterRoleBinding",
     plural: "clusterrolebindings",
     singular: "clusterrolebinding",

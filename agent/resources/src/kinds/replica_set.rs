@@ -4,10 +4,10 @@ use super::BASE;
 use super::columns::{AGE, CONTAINERS, CURRENT, DESIRED, IMAGES, NAME, READY, SELECTOR};
 use super::workload::{Place, check_selector, check_template, fill_replicas, not_negative};
 use crate::cause::Causes;
-use crate::{Descriptor, Subresource, metadata, names};
+use crate::{Builtin, Subresource, metadata, names};
 use serde_json::Value;
 
-pub const REPLICA_SET: Descriptor = Descriptor {
+pub const REPLICA_SET: Builtin = Builtin {
     group: "apps",
     kind: "ReplicaSet",
     plural: "replicasets",

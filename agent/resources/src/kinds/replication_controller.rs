@@ -6,10 +6,10 @@ use super::workload::{Place, check_template, fill_replicas, not_negative};
 use crate::cause::{Causes, required};
 use crate::json::{child, fields};
 use crate::labels::Selector;
-use crate::{Descriptor, Subresource, metadata, names};
+use crate::{Builtin, Subresource, metadata, names};
 use serde_json::Value;
 
-pub const REPLICATION_CONTROLLER: Descriptor = Descriptor {
+pub const REPLICATION_CONTROLLER: Builtin = Builtin {
     kind: "ReplicationController",
     plural: "replicationcontrollers",
     singular: "replicationcontroller",

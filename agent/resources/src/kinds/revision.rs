@@ -6,10 +6,10 @@ use super::pod_spec;
 use super::workload::fill_pod_template;
 use crate::cause::{Causes, invalid, required};
 use crate::json::{child, default, int, items, text};
-use crate::{CellContext, Descriptor, metadata, names};
+use crate::{Builtin, CellContext, metadata, names};
 use serde_json::Value;
 
-pub const CONTROLLER_REVISION: Descriptor = Descriptor {
+pub const CONTROLLER_REVISION: Builtin = Builtin {
     group: "apps",
     kind: "ControllerRevision",
     plural: "controllerrevisions",
@@ -29,7 +29,7 @@ pub const CONTROLLER_REVISION: Descriptor = Descriptor {
     ..BASE
 };
 
-pub const POD_TEMPLATE: Descriptor = Descriptor {
+pub const POD_TEMPLATE: Builtin = Builtin {
     kind: "PodTemplate",
     plural: "podtemplates",
     singular: "podtemplate",

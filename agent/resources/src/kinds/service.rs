@@ -4,11 +4,11 @@ use super::BASE;
 use super::columns::{AGE, NAME, labels, or_none, string, wide};
 use super::service_validate::validate;
 use crate::json::{child, children, default, int, items, spec, text};
-use crate::{CellContext, Descriptor, Subresource};
+use crate::{Builtin, CellContext, Subresource};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-pub const SERVICE: Descriptor = Descriptor {
+pub const SERVICE: Builtin = Builtin {
     kind: "Service",
     plural: "services",
     singular: "service",

@@ -2,9 +2,9 @@
 
 use super::BASE;
 use super::columns::{AGE, NAME, integer};
-use crate::{Descriptor, json, metadata, names};
+use crate::{Builtin, json, metadata, names};
 
-pub const SERVICE_ACCOUNT: Descriptor = Descriptor {
+pub const SERVICE_ACCOUNT: Builtin = Builtin {
     kind: "ServiceAccount",
     plural: "serviceaccounts",
     singular: "serviceaccount",

@@ -6,10 +6,10 @@ use super::workload::{Place, check_selector, check_template, fill_template, not_
 use super::{persistent_volume_claim, workload};
 use crate::cause::{Causes, forbidden, invalid, required};
 use crate::json::{Fields, child, children, counters, default, int, items, spec, text};
-use crate::{Descriptor, Subresource, metadata, names};
+use crate::{Builtin, Subresource, metadata, names};
 use serde_json::{Value, json};
 
-pub const STATEFUL_SET: Descriptor = Descriptor {
+pub const STATEFUL_SET: Builtin = Builtin {
     group: "apps",
     kind: "StatefulSet",
     plural: "statefulsets",

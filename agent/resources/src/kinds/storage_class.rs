@@ -5,12 +5,12 @@ use super::columns::{AGE, boolean, string, text_at};
 use super::workload::one_of;
 use crate::cause::{Causes, forbidden, invalid, required};
 use crate::json::{default, flag, text};
-use crate::{Column, Descriptor, metadata, names};
+use crate::{Builtin, Column, metadata, names};
 use serde_json::Value;
 
 const DEFAULT: &str = "/metadata/annotations/storageclass.kubernetes.io~1is-default-class";
 
-pub const STORAGE_CLASS: Descriptor = Descriptor {
+pub const STORAGE_CLASS: Builtin = Builtin {
     group: "storage.k8s.io",
     kind: "StorageClass",
     plural: "storageclasses",

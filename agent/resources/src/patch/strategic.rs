@@ -22,7 +22,7 @@ pub fn merge(kind: &Descriptor, doc: &mut Value, patch: &Value) -> Result<(), Pa
     let Some(fields) = doc.as_object_mut() else {
         return Err(PatchError::Malformed("only objects can be patched".to_owned()));
     };
-    let root = table().root(&kind.api_version(), kind.kind);
+    let root = table().root(&kind.api_version(), &kind.kind);
     object(fields, patch, root)
 }
 

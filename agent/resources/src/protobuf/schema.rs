@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn every_kind_has_a_message() {
         for d in crate::all() {
-            assert!(table().root(&d.api_version(), d.kind).is_some(), "{}", d.kind);
+            assert!(table().root(&d.api_version(), &d.kind).is_some(), "{}", d.kind);
         }
         assert!(table().root("policy/v1", "DeleteOptions").is_some());
     }

@@ -165,7 +165,7 @@ proptest! {
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode(&[MAGIC, &bytes].concat());
         for d in crate::all() {
-            let _ = decode(&Message(bytes.clone()).body(&d.api_version(), d.kind));
+            let _ = decode(&Message(bytes.clone()).body(&d.api_version(), &d.kind));
         }
     }
 

@@ -4,7 +4,7 @@
 use super::{HORIZONTAL_POD_AUTOSCALER, validate as validate_v2};
 use crate::cause::Causes;
 use crate::json::{child, child_if, counters, default, fields, int, items, spec};
-use crate::{CellContext, Descriptor, Stored};
+use crate::{Builtin, CellContext, Stored};
 use serde_json::{Value, json};
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
@@ -15,7 +15,7 @@ const HIDDEN: [(&str, &str, &str); 3] = [
     ("status", "currentMetrics", "autoscaling.alpha.kubernetes.io/current-metrics"),
 ];
 
-pub const HORIZONTAL_POD_AUTOSCALER_V1: Descriptor = Descriptor {
+pub const HORIZONTAL_POD_AUTOSCALER_V1: Builtin = Builtin {
     version: "v1",
     stored: Some(Stored { group: "autoscaling", version: "v2", load, store }),
     defaults,
