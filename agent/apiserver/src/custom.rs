@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::object::{self, deleting, load, text};
 use crate::path::Target;
 use crate::status::{Result, Status};
-use crate::write::Part;
+use crate::write::{Options, Part};
 use resources::custom::{self, CLEANUP, GROUP, PLURAL};
 use resources::{Descriptor, find};
 use serde_json::Value;
@@ -159,7 +159,7 @@ impl Engine {
             }
             Ok(new)
         };
-        match self.change(&target, object::name(definition), Part::Whole, false, make).await {
+        match self.change(&target, object::name(definition), Part::Whole, &Options::own(), make).await {
             Err(status) if status.reason == "NotFound" => Ok(()),
             other => other.map(|_| ()),
         }

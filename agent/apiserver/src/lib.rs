@@ -19,6 +19,7 @@ mod discovery;
 mod engine;
 mod impersonate;
 mod kubelet;
+mod managed;
 mod object;
 mod openapi;
 mod patch;
@@ -149,7 +150,7 @@ impl Api {
         if self.0.get(&target, object::name(&object)).is_ok() {
             return Ok(());
         }
-        let options = Options { by: User::admin(), ..Options::default() };
+        let options = Options::own();
         match self.0.create(&target, object, &options).await {
             Ok(_) => Ok(()),
             Err(status) if status.reason == "AlreadyExists" => Ok(()),

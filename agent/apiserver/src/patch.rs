@@ -1,4 +1,4 @@
-//! patch: a part of an object, in one of three forms.
+//! patch: a part of an object, in one of three forms (the fourth, apply, is in `managed`).
 
 use crate::auth;
 use crate::engine::Engine;
@@ -16,6 +16,8 @@ pub(crate) enum Form {
     Json,
     Merge,
     Strategic,
+    /// What somebody wants, all of it.
+    Apply,
 }
 
 impl Form {
@@ -25,12 +27,11 @@ impl Form {
             "application/json-patch+json" => Ok(Self::Json),
             "application/merge-patch+json" => Ok(Self::Merge),
             "application/strategic-merge-patch+json" => Ok(Self::Strategic),
-            "application/apply-patch+yaml" => Err(Status::unsupported_media_type(
-                "server-side apply is not served yet: use client-side apply (kubectl apply without --server-side)",
-            )),
+            "application/apply-patch+yaml" => Ok(Self::Apply),
             other => Err(Status::unsupported_media_type(format!(
                 "the body of the request was in an unknown format ({other}) - accepted media types include: \
-                 application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
+                 application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, \
+                 application/apply-patch+yaml"
             ))),
         }
     }
@@ -40,7 +41,8 @@ impl Form {
         let mut new = old.clone();
         let applied = match self {
             Self::Json => resources::patch::json_patch(&mut new, patch),
-            Self::Merge => resources::patch::merge_patch(&mut new, patch),
+            // A Scale, of which there is only one field to apply.
+            Self::Merge | Self::Apply => resources::patch::merge_patch(&mut new, patch),
             // Nothing says how lists of a custom kind are merged.
             Self::Strategic if kind.custom().is_some() => {
                 return Err(Status::unsupported_media_type(
@@ -75,7 +77,6 @@ impl Engine {
     ) -> Result<Value> {
         let kind = &target.kind;
         let mut warned = Vec::new();
-        let dry_run = options.dry_run;
         let fresh = Options { warnings: Vec::new(), ..options.clone() };
         let make = |old: &Value| {
             let mut new = form.apply(kind, old, patch)?;
@@ -90,7 +91,7 @@ impl Engine {
             }
             Ok(new)
         };
-        let changed = self.change(target, name, part, dry_run, make).await?;
+        let changed = self.change(target, name, part, &fresh, make).await?;
         options.warnings.extend(warned);
         Ok(changed)
     }

@@ -6,6 +6,7 @@ use crate::delete;
 use crate::discovery;
 use crate::engine::Engine;
 use crate::impersonate;
+use crate::managed;
 use crate::object;
 use crate::openapi;
 use crate::patch::Form;
@@ -175,7 +176,7 @@ impl Engine {
             "list" => Ok(format.answer(StatusCode::OK, &self.list(target, query, &format)?)),
             "watch" => self.watch(target, query, format),
             "create" => {
-                let mut options = Options::read(user, query)?;
+                let mut options = Options::read(user, query, request.headers())?;
                 let (mut object, duplicates) = self.body(request).await?;
                 check_identity(target, &mut object)?;
                 options.conform(kind, &mut object, duplicates)?;
@@ -238,17 +239,17 @@ impl Engine {
                 Ok(format.answer(StatusCode::OK, &self.scale(target, name)?))
             }
             (Subresource::Scale, Method::PUT) => {
+                let options = Options::read(user, query, request.headers())?.on("scale");
                 let (sent, _) = self.body(request).await?;
-                let dry_run = query.dry_run()?;
-                let scale = self.rescale(target, name, dry_run, |_| Ok(sent.clone())).await?;
+                let scale = self.rescale(target, name, &options, |_| Ok(sent.clone())).await?;
                 Ok(format.answer(StatusCode::OK, &scale))
             }
             (Subresource::Scale, Method::PATCH) => {
                 let form = Form::read(&body::media_type(request.headers()))?;
-                let patch = self.patch_body(request).await?;
-                let dry_run = query.dry_run()?;
+                let options = Options::read(user, query, request.headers())?.on("scale");
+                let (patch, _) = self.patch_body(request).await?;
                 let scale =
-                    self.rescale(target, name, dry_run, |old| form.apply(&target.kind, old, &patch)).await?;
+                    self.rescale(target, name, &options, |old| form.apply(&target.kind, old, &patch)).await?;
                 Ok(format.answer(StatusCode::OK, &scale))
             }
             (Subresource::Binding, Method::POST) => {
@@ -266,8 +267,9 @@ impl Engine {
                 ))
             }
             (Subresource::Finalize, Method::PUT) => {
+                let options = Options::read(user, query, request.headers())?.on("finalize");
                 let (sent, _) = self.body(request).await?;
-                let left = self.finalize(target, name, &sent, query.dry_run()?).await?;
+                let left = self.finalize(target, name, &sent, &options).await?;
                 Ok(format.answer(StatusCode::OK, &left))
             }
             _ => Err(Status::method_not_allowed()),
@@ -286,21 +288,30 @@ impl Engine {
         request: Request<Body>,
         format: &Format,
     ) -> Result<Response<Body>> {
-        let mut options = Options::read(user, query)?;
+        let mut options = Options::read(user, query, request.headers())?;
+        if part == Part::Status {
+            options.subresource = "status";
+        }
+        let mut code = StatusCode::OK;
         let changed = if request.method() == Method::PATCH {
             let form = Form::read(&body::media_type(request.headers()))?;
-            let patch = self.patch_body(request).await?;
-            self.patch(target, name, form, &patch, part, &mut options).await?
+            let force = managed::force(form, query)?;
+            let (patch, duplicates) = self.patch_body(request).await?;
+            if form == Form::Apply {
+                options.complain(duplicates.iter().map(|f| format!("duplicate field {f:?}")).collect())?;
+                let (made, applied) = self.apply(target, name, patch, part, force, &options).await?;
+                code = if made { StatusCode::CREATED } else { code };
+                applied
+            } else {
+                self.patch(target, name, form, &patch, part, &mut options).await?
+            }
         } else {
             let (mut object, duplicates) = self.body(request).await?;
             check_identity(target, &mut object)?;
             options.conform(&target.kind, &mut object, duplicates)?;
             self.update(target, name, object, part, &options).await?
         };
-        Ok(warn(
-            format.answer(StatusCode::OK, &format.object(&target.kind, changed, true)),
-            &options.warnings,
-        ))
+        Ok(warn(format.answer(code, &format.object(&target.kind, changed, true)), &options.warnings))
     }
 
     /// A body, `null` when there is none.
@@ -313,10 +324,12 @@ impl Engine {
         }
     }
 
-    /// Patches are JSON whatever their form; clients also send YAML.
-    async fn patch_body(&self, request: Request<Body>) -> Result<Value> {
-        let (_, bytes) = self.bytes(request).await?;
-        Ok(body::decode("application/json", &bytes, self.config.max_body)?.0)
+    /// Patches are JSON; what is applied may also be YAML.
+    async fn patch_body(&self, request: Request<Body>) -> Result<(Value, Vec<String>)> {
+        let (media_type, bytes) = self.bytes(request).await?;
+        let json = !media_type.ends_with("+yaml") || bytes.trim_ascii_start().starts_with(b"{");
+        let form = if json { "application/json" } else { "application/yaml" };
+        body::decode(form, &bytes, self.config.max_body)
     }
 
     async fn bytes(&self, request: Request<Body>) -> Result<(String, Bytes)> {

@@ -1,6 +1,7 @@
 //! Errors as clients know them: `metav1.Status` with the field's own reasons, details and wording.
 
 use http::StatusCode;
+use resources::apply::Conflict;
 use resources::{Cause, Descriptor};
 use serde_json::{Value, json};
 
@@ -107,6 +108,34 @@ impl Status {
         Self::conflict(kind, name, why)
     }
 
+    /// Others manage what would change.
+    pub fn apply_conflict(conflicts: &[Conflict]) -> Self {
+        let mut message = format!("Apply failed with {} conflict", conflicts.len());
+        match conflicts {
+            [one] => message += &format!(": conflict with {}: {}", one.with, one.field),
+            many => {
+                let mut managers: Vec<&str> = many.iter().map(|c| c.with.as_str()).collect();
+                managers.sort_unstable();
+                managers.dedup();
+                let told = managers.into_iter().map(|with| {
+                    let of = many.iter().filter(|c| c.with == with).map(|c| format!("\n- {}", c.field));
+                    format!("conflicts with {with}:{}", of.collect::<String>())
+                });
+                message += &format!("s: {}", told.collect::<Vec<_>>().join("\n"));
+            }
+        }
+        let cause = |c: &Conflict| {
+            let message = format!("conflict with {}", c.with);
+            json!({"reason": "FieldManagerConflict", "message": message, "field": c.field})
+        };
+        Self::new(StatusCode::CONFLICT, "Conflict", message).causes(conflicts.iter().map(cause).collect())
+    }
+
+    /// What upstream has no reason for.
+    pub fn unexplained(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "", message)
+    }
+
     pub fn invalid(kind: &Descriptor, name: &str, causes: &[Cause]) -> Self {
         let lines: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
         let all = if lines.len() == 1 { lines.concat() } else { format!("[{}]", lines.join(", ")) };
@@ -168,8 +197,11 @@ impl Status {
     pub fn to_value(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code.as_u16(),
+            "message": self.message, "code": self.code.as_u16(),
         });
+        if !self.reason.is_empty() {
+            status["reason"] = self.reason.into();
+        }
         if let Some(details) = &self.details {
             status["details"] = details.clone();
         }

@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::object::{self, load, text};
 use crate::path::Target;
 use crate::status::{Result, Status};
-use crate::write::Part;
+use crate::write::{Options, Part};
 use resources::Descriptor;
 use resources::labels::Selector;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ impl Engine {
         &self,
         target: &Target,
         name: &str,
-        dry_run: bool,
+        options: &Options,
         mut change: impl FnMut(&Value) -> Result<Value> + Send,
     ) -> Result<Value> {
         let make = |old: &Value| {
@@ -42,7 +42,7 @@ impl Engine {
             }
             Ok(new)
         };
-        Ok(as_scale(&target.kind, &self.change(target, name, Part::Main, dry_run, make).await?))
+        Ok(as_scale(&target.kind, &self.change(target, name, Part::Main, options, make).await?))
     }
 
     /// Gives a pod its node.
@@ -92,14 +92,20 @@ impl Engine {
     }
 
     /// Takes finalizers of a namespace's content away; the last one ends it.
-    pub async fn finalize(&self, target: &Target, name: &str, sent: &Value, dry_run: bool) -> Result<Value> {
+    pub async fn finalize(
+        &self,
+        target: &Target,
+        name: &str,
+        sent: &Value,
+        options: &Options,
+    ) -> Result<Value> {
         let finalizers = sent["spec"]["finalizers"].clone();
         let make = |old: &Value| {
             let mut new = old.clone();
             new["spec"]["finalizers"] = if finalizers.is_array() { finalizers.clone() } else { json!([]) };
             Ok(new)
         };
-        self.change(target, name, Part::Whole, dry_run, make).await
+        self.change(target, name, Part::Whole, options, make).await
     }
 }
 

@@ -4,10 +4,12 @@ use crate::admission;
 use crate::allocate;
 use crate::auth::{self, User};
 use crate::engine::Engine;
+use crate::managed;
 use crate::object::{self, deleting, finalizers, load, meta, text};
 use crate::path::Target;
 use crate::query::Query;
 use crate::status::{Result, Status};
+use http::HeaderMap;
 use resources::{Cause, Descriptor, Subresource};
 use serde_json::Value;
 use store::{CommitError, Expect, Revision, Txn, Write};
@@ -33,6 +35,12 @@ pub(crate) enum Part {
 pub(crate) struct Options {
     /// Who writes.
     pub by: User,
+    /// By which name the fields that are written are managed.
+    pub manager: String,
+    /// `status`, `scale`: what is written to, if it is not the object itself.
+    pub subresource: &'static str,
+    /// The object tells already who manages what: it comes from an apply.
+    pub applies: bool,
     pub dry_run: bool,
     pub strict: Strictness,
     /// What the client is told in `Warning` headers.
@@ -49,7 +57,7 @@ pub(crate) enum Strictness {
 }
 
 impl Options {
-    pub fn read(user: &User, query: &Query) -> Result<Self> {
+    pub fn read(user: &User, query: &Query, headers: &HeaderMap) -> Result<Self> {
         let strict = match query.get("fieldValidation") {
             None | Some("Warn") => Strictness::Warn,
             Some("Ignore") => Strictness::Ignore,
@@ -60,7 +68,19 @@ impl Options {
                 )));
             }
         };
-        Ok(Self { by: user.clone(), dry_run: query.dry_run()?, strict, warnings: Vec::new() })
+        let manager = managed::manager(user, query, headers)?;
+        let dry_run = query.dry_run()?;
+        Ok(Self { by: user.clone(), manager, dry_run, strict, ..Self::default() })
+    }
+
+    /// Of what the server does by itself.
+    pub fn own() -> Self {
+        Self { by: User::admin(), manager: "kube-apiserver".to_owned(), ..Self::default() }
+    }
+
+    /// The same, on a subresource.
+    pub fn on(self, subresource: &'static str) -> Self {
+        Self { subresource, ..self }
     }
 
     /// Takes out what the kind does not have, and complains as wanted.
@@ -78,7 +98,7 @@ impl Options {
         self.complain(unknown.chain(twice).collect())
     }
 
-    fn complain(&mut self, complaints: Vec<String>) -> Result<()> {
+    pub fn complain(&mut self, complaints: Vec<String>) -> Result<()> {
         match self.strict {
             Strictness::Strict if !complaints.is_empty() => {
                 Err(Status::bad_request(format!("strict decoding error: {}", complaints.join(", "))))
@@ -148,6 +168,7 @@ impl Engine {
     pub async fn create(&self, target: &Target, mut object: Value, options: &Options) -> Result<Value> {
         let kind = &target.kind;
         check_identity(target, &mut object)?;
+        let applied = meta(&mut object).remove("managedFields").filter(|_| options.applies);
         prepare_new(kind, &mut object)?;
         let (given, base) = {
             let meta = meta(&mut object);
@@ -166,6 +187,10 @@ impl Engine {
             auth::check_grant(&options.by, kind, &object, None, self)?;
             let mut new = object.clone();
             kind.defaults(&mut new);
+            match &applied {
+                Some(fields) => managed::keep(&mut new, fields.clone()),
+                None => managed::track_new(kind, &mut new, options),
+            }
             admission::admit(self, kind, &mut new)?;
             self.settle_definition(kind, &mut new);
             let mut writes = allocate::plan(self, kind, None, &mut new)?;
@@ -221,7 +246,7 @@ impl Engine {
             auth::check_grant(&options.by, &target.kind, &object, Some(old), self)?;
             Ok(object.clone())
         };
-        self.change(target, name, part, options.dry_run, make).await
+        self.change(target, name, part, options, make).await
     }
 
     /// Changes an object: reads it, lets `make` build its next state, and writes that unless somebody else wrote
@@ -232,7 +257,7 @@ impl Engine {
         target: &Target,
         name: &str,
         part: Part,
-        dry_run: bool,
+        options: &Options,
         mut make: impl FnMut(&Value) -> Result<Value> + Send,
     ) -> Result<Value> {
         let kind = &target.kind;
@@ -240,7 +265,12 @@ impl Engine {
             let record = self.record(kind, target.namespace.as_deref(), name)?;
             let old = load(kind, &record)?;
             let mut new = make(&old)?;
+            let given = meta(&mut new).remove("managedFields");
             settle(kind, part, &old, &mut new)?;
+            given.into_iter().for_each(|fields| managed::keep(&mut new, fields));
+            if !options.applies {
+                managed::track(kind, &old, &mut new, options);
+            }
             self.settle_definition(kind, &mut new);
             let mut writes = allocate::plan(self, kind, Some(&old), &mut new)?;
             let causes = kind.validate(&new, Some(&old));
@@ -250,7 +280,7 @@ impl Engine {
             if new == old && !is_gone(kind, &new) {
                 return Ok(new);
             }
-            if dry_run {
+            if options.dry_run {
                 return Ok(new);
             }
             let value = if is_gone(kind, &new) {
@@ -300,14 +330,9 @@ fn prepare_new(kind: &Descriptor, object: &mut Value) -> Result<()> {
     if meta.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty() && v != "0") {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
-    for owned in [
-        "resourceVersion",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "selfLink",
-        "managedFields",
-        "generation",
-    ] {
+    for owned in
+        ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"]
+    {
         meta.remove(owned);
     }
     meta.insert("uid".into(), object::new_uid().into());
@@ -349,7 +374,6 @@ fn settle(kind: &Descriptor, part: Part, old: &Value, new: &mut Value) -> Result
     let times: &[&str] = &["deletionTimestamp", "deletionGracePeriodSeconds"];
     let old_meta = old.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
     let new_meta = meta(new);
-    new_meta.remove("managedFields");
     new_meta.remove("selfLink");
     let kept = if part == Part::Whole { [owned, &[]] } else { [owned, times] };
     for field in kept.concat() {

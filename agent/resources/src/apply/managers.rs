@@ -267,6 +267,16 @@ fn cap(entries: &mut Vec<Entry>) {
     }
 }
 
+/// Whether an object can be read by its schema: upstream applies nothing that has other fields.
+pub fn check(schema: Schema<'_>, wanted: &Value) -> Result<(), ApplyError> {
+    let wrong = faults(schema, wanted);
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let told = wrong.iter().map(|fault| format!("{}: {}", show(&fault.path), fault.message)).collect();
+    Err(ApplyError::Invalid(told))
+}
+
 /// The next state of an object of which somebody wants these fields. `live` is `None` if there is no such object yet.
 /// What the manager wanted before and wants no more goes, unless somebody else manages it too.
 pub fn apply(
@@ -279,11 +289,7 @@ pub fn apply(
     if wanted.pointer("/metadata/managedFields").is_some() {
         return Err(ApplyError::ManagedFields);
     }
-    let wrong = faults(schema, wanted);
-    if !wrong.is_empty() {
-        let told = wrong.iter().map(|fault| format!("{}: {}", show(&fault.path), fault.message)).collect();
-        return Err(ApplyError::Invalid(told));
-    }
+    check(schema, wanted)?;
     let set = without_unmanaged(fields(schema, wanted));
     let Some(live) = live else {
         let mut new = wanted.clone();

@@ -18,6 +18,6 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use managers::{ApplyError, Conflict, Operation, Writer, apply, show, track, track_new};
+pub use managers::{ApplyError, Conflict, Operation, Writer, apply, check, show, track, track_new};
 pub use set::FieldSet;
 pub use types::{Key, Schema, Type, TypeId, Types};
