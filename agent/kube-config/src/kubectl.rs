@@ -72,6 +72,17 @@ const PASSED: &[&str] = &[
     "client-key",
 ];
 
+/// What kubectl does by itself.
+const LOCAL: &[&str] = &["completion", "config", "help", "kustomize", "options", "plugin", "version"];
+
+/// Whether kubectl would look for an API server where none is: at port 8080 of this machine, where the status page is.
+fn lost(args: &[String]) -> bool {
+    let end = args.iter().position(|a| a == "--").unwrap_or(args.len());
+    let args = &args[..end];
+    let given = |a: &String| a.starts_with('-') && ["kubeconfig", "server", "help", "h"].contains(&long(a));
+    verb(args).is_some_and(|verb| !LOCAL.contains(&args[verb].as_str())) && !args.iter().any(given)
+}
+
 /// Translates `run` arguments (those after the program's name). `None`: stock kubectl's own business.
 pub fn translate(args: &[String]) -> Option<Result<Run, RunError>> {
     let own = |a: &String| {
@@ -264,10 +275,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().skip(1).collect();
     let stock = std::env::var_os("BRAMBLE_KUBECTL").map_or_else(|| PathBuf::from(STOCK), PathBuf::from);
     let mut command = Command::new(&stock);
-    if std::env::var_os("KUBECONFIG").is_none() && Path::new(KUBECONFIG).exists() {
-        command.env("KUBECONFIG", KUBECONFIG);
-    }
     let text: Option<Vec<String>> = args.iter().map(|a| a.to_str().map(str::to_owned)).collect();
+    if std::env::var_os("KUBECONFIG").is_none() {
+        if Path::new(KUBECONFIG).exists() {
+            command.env("KUBECONFIG", KUBECONFIG);
+        } else if !own_config() && text.as_deref().is_some_and(lost) {
+            eprintln!(
+                "error: this node has no kubeconfig: the node where `kube-config enable-master` was typed has one\n\
+                 Type kubectl there, or copy its {KUBECONFIG} to ~/.kube/config here."
+            );
+            return ExitCode::FAILURE;
+        }
+    }
     match text.as_deref().and_then(translate) {
         None => become_stock(command.args(&args), stock.as_os_str()),
         Some(Ok(run)) => create(&mut command, &run, stock.as_os_str()),
@@ -276,6 +295,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether whoever types has a kubeconfig of their own, or is a pod.
+fn own_config() -> bool {
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".kube/config"));
+    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() || home.is_some_and(|path| path.exists())
 }
 
 fn become_stock(command: &mut Command, stock: &OsStr) -> ExitCode {
@@ -340,6 +365,25 @@ mod tests {
             "",
         ] {
             assert_eq!(run(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn only_what_asks_a_server_is_lost_without_one() {
+        let lost = |line: &str| lost(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        for line in ["get nodes", "-n x get pods", "run x --image=y", "exec x -- tool --server y"] {
+            assert!(lost(line), "{line}");
+        }
+        for line in [
+            "version --client",
+            "config view",
+            "--server https://x get nodes",
+            "-s x get nodes",
+            "--help",
+            "get --help",
+            "get nodes --kubeconfig=/x",
+        ] {
+            assert!(!lost(line), "{line}");
         }
     }
 

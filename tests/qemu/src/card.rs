@@ -28,6 +28,11 @@ impl Card {
             Some(path) => PathBuf::from(path),
             None => newest(&crate::out(), board)?,
         };
+        Self::of(image)
+    }
+
+    /// A new card with an image.
+    pub fn of(image: PathBuf) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("bramble-card-").tempdir_in(temporary()?)?;
         let path = folder.path().join("card.img");
         let copied = Command::new("cp").args(["--sparse=always"]).arg(&image).arg(&path).status()?;
@@ -62,6 +67,18 @@ impl Card {
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         mtools(Command::new("mtype").args(["-i", &self.drive(), &format!("::{name}")]))
             .with_context(|| format!("reading {name} from the boot partition"))
+    }
+
+    /// Names of the files in a folder of the boot partition, sorted; folders end in `/`.
+    pub fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let out = mtools(Command::new("mdir").args(["-b", "-i", &self.drive(), &format!("::{folder}")]))
+            .with_context(|| format!("listing {folder} of the boot partition"))?;
+        let text = String::from_utf8_lossy(&out).into_owned();
+        let front = if folder.is_empty() { "::/".to_owned() } else { format!("::/{folder}/") };
+        let mut names: Vec<String> =
+            text.lines().filter_map(|line| line.trim().strip_prefix(&front)).map(str::to_owned).collect();
+        names.sort();
+        Ok(names)
     }
 
     /// Whether the boot partition has a file.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::Guest;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 /// The unit of patience.
 pub const MINUTE: Duration = Duration::from_secs(60);
@@ -19,6 +19,28 @@ pub fn healthy_system(guest: &mut Guest) -> Result<()> {
         guest.run("journalctl -b -p warning --no-pager | tail -40", MINUTE)?.text
     );
     Ok(())
+}
+
+/// Says a figure, in the words that `hack/bench image` looks for.
+pub fn measured(what: &str, value: f64) {
+    println!("measured: {what} = {value:.1}");
+}
+
+/// Seconds from the kernel's start to the shell on the console, and to the node's being Ready.
+pub fn times(guest: &mut Guest) -> Result<(f64, f64)> {
+    let login = "systemctl show -P ActiveEnterTimestampMonotonic console-getty.service";
+    let login: f64 = guest.ok(login, MINUTE)?.trim().parse()?;
+    let ready = "kubectl get nodes -o jsonpath='{.items[0].status.conditions[?(@.type==\"Ready\")].lastTransitionTime}'";
+    let ready = format!("date -d \"$({ready})\" +%s && sed -n 's/^btime //p' /proc/stat");
+    let said = guest.ok(&ready, MINUTE)?;
+    let (at, boot) = said.trim().split_once('\n').context("two times")?;
+    Ok((login / 1e6, at.trim().parse::<f64>()? - boot.trim().parse::<f64>()?))
+}
+
+/// Memory that the whole system needs, in MB as `free` counts.
+pub fn memory(guest: &mut Guest) -> Result<f64> {
+    let said = guest.ok("free --mega | sed -n 's/^Mem: *[0-9]* *\\([0-9]*\\).*/\\1/p'", MINUTE)?;
+    said.trim().parse().with_context(|| said.clone())
 }
 
 /// `kube-config enable-master`, as typed in 2016, up to Node Ready.

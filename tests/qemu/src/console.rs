@@ -10,6 +10,10 @@ use anyhow::{Result, bail};
 /// Lines of the console that an error shows.
 const TAIL: usize = 60;
 
+/// What a machine says when nothing else will come of this boot.
+const LAST_WORDS: [&str; 3] =
+    ["Kernel panic - not syncing", "bramble-init: cannot boot", "You are in emergency mode"];
+
 /// What a command printed and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
@@ -71,8 +75,8 @@ impl Console {
                 return Ok(found);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if state.closed || left.is_zero() {
-                let why = if state.closed { "the machine went off" } else { "it took too long" };
+            if let Some(why) = over(&state).or_else(|| left.is_zero().then(|| "it took too long".to_owned()))
+            {
                 bail!("waiting for {what}: {why}; the console's last lines:\n{}", tail(&state.text));
             }
             state = self.said.1.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -92,6 +96,15 @@ impl Console {
         }
         Ok(())
     }
+}
+
+/// Why no more can be hoped for.
+fn over(said: &Said) -> Option<String> {
+    if said.closed {
+        return Some("the machine went off".to_owned());
+    }
+    let words = LAST_WORDS.iter().find(|words| said.text.contains(**words))?;
+    Some(format!("the machine said {words:?}"))
 }
 
 fn tail(text: &str) -> String {
@@ -136,5 +149,16 @@ mod tests {
         let error = console.wait(0, Duration::from_secs(60), "more", |text| text.find("more")).unwrap_err();
         assert!(error.to_string().contains("went off"), "{error}");
         console.wait_closed(Duration::from_secs(60)).unwrap();
+    }
+
+    #[test]
+    fn a_wait_ends_when_the_kernel_panics() {
+        let console = Console::default();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        console.follow(reader, tempfile::tempfile().unwrap());
+        writer.write_all(b"[ 1.0] Kernel panic - not syncing: Attempted to kill init!\n").unwrap();
+        let error =
+            console.wait(0, Duration::from_secs(60), "a shell", |text| text.find(":~# ")).unwrap_err();
+        assert!(error.to_string().contains("Kernel panic"), "{error}");
     }
 }

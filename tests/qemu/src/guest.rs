@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use crate::console::{Console, Output, between_marks};
 use crate::{Card, firmware};
 
-/// From power-on to a shell.
-const BOOT: Duration = Duration::from_secs(420);
+/// From power-on to a shell: a Pi emulated on a busy host. What cannot boot says so much sooner.
+const BOOT: Duration = Duration::from_secs(900);
 /// From `reboot` to off.
 const DOWN: Duration = Duration::from_secs(180);
 
@@ -29,7 +29,7 @@ pub enum Machine {
 /// What the machine's network is.
 #[derive(Clone, Debug)]
 pub enum Net {
-    /// QEMU's own: DHCP, the host's network, and a port of the host for the API.
+    /// QEMU's own: DHCP, the host's network, and ports of the host for the API and SSH.
     User,
     /// A [`crate::Hub`]; the number makes the hardware address.
     Hub(std::path::PathBuf, u8),
@@ -45,6 +45,8 @@ pub struct Guest {
     board: toml::Table,
     net: Net,
     api: u16,
+    ssh: u16,
+    clock: Option<&'static str>,
     running: Option<Running>,
     commands: u64,
 }
@@ -60,16 +62,22 @@ struct Running {
 impl Guest {
     /// A machine that is off.
     pub fn new(name: &str, board: &str, machine: Machine, net: Net) -> Result<Self> {
+        Self::with_card(name, board, machine, net, Card::new(board)?)
+    }
+
+    /// A machine that is off, with this card in it.
+    pub fn with_card(name: &str, board: &str, machine: Machine, net: Net, card: Card) -> Result<Self> {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../board-configs/{board}.toml"));
         let board_config = fs::read_to_string(&config).with_context(|| config.display().to_string())?;
         Ok(Self {
             name: name.to_owned(),
-            card: Card::new(board)?,
+            card,
             machine,
             board: board_config.parse()?,
             net,
-            // Free a moment ago: nobody else is so quick.
-            api: TcpListener::bind("127.0.0.1:0")?.local_addr()?.port(),
+            api: free_port()?,
+            ssh: free_port()?,
+            clock: None,
             running: None,
             commands: 0,
         })
@@ -78,6 +86,16 @@ impl Guest {
     /// The host's port that is the guest's 6443.
     pub fn api_port(&self) -> u16 {
         self.api
+    }
+
+    /// The host's port that is the guest's 22.
+    pub fn ssh_port(&self) -> u16 {
+        self.ssh
+    }
+
+    /// What its clock says at every power-on, as in `2020-01-01T00:00:00`: a Pi has none that runs on.
+    pub fn set_clock(&mut self, time: &'static str) {
+        self.clock = Some(time);
     }
 
     /// Switches it on.
@@ -97,6 +115,9 @@ impl Guest {
             command.arg("-initrd").arg(initramfs);
         }
         command.args(["-display", "none", "-monitor", "none", "-no-reboot"]);
+        if let Some(time) = self.clock {
+            command.args(["-rtc", &format!("base={time}")]);
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let log = crate::out().join("qemu").join(format!("{}.log", self.name));
         let log = File::options()
@@ -124,7 +145,10 @@ impl Guest {
 
     fn netdev(&self) -> String {
         match &self.net {
-            Net::User => format!("user,id=n0,hostfwd=tcp:127.0.0.1:{}-:6443", self.api),
+            Net::User => format!(
+                "user,id=n0,hostfwd=tcp:127.0.0.1:{}-:6443,hostfwd=tcp:127.0.0.1:{}-:22",
+                self.api, self.ssh
+            ),
             Net::Hub(path, _) => {
                 format!("stream,id=n0,server=off,addr.type=unix,addr.path={}", path.display())
             }
@@ -217,6 +241,20 @@ impl Guest {
         Ok(output.text)
     }
 
+    /// Writes a file, typing it.
+    pub fn put(&mut self, path: &str, text: &str) -> Result<()> {
+        let minute = Duration::from_secs(60);
+        self.ok(&format!("rm -f {path} && touch {path} && chmod 600 {path}"), minute)?;
+        for line in text.lines() {
+            // A terminal takes no line longer than 4095.
+            for part in line.as_bytes().chunks(2000) {
+                self.ok(&format!("printf %s '{}' >> {path}", String::from_utf8_lossy(part)), minute)?;
+            }
+            self.ok(&format!("echo >> {path}"), minute)?;
+        }
+        Ok(())
+    }
+
     /// Runs a command line until it works and says what is wanted.
     pub fn until(&mut self, command: &str, wanted: &str, limit: Duration) -> Result<String> {
         let deadline = Instant::now() + limit;
@@ -260,6 +298,11 @@ impl Guest {
             let _ = running.child.wait();
         }
     }
+}
+
+/// Free a moment ago: nobody else is so quick.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 impl Drop for Guest {

@@ -1,0 +1,117 @@
+//! Images that only a test wants: of another board, or with a layer of a user's, baked as its owner would. The programs
+//! are those that `hack/image rpi-3` made before.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+/// What the container image says that [`with_layer`] puts on the card.
+pub const GREETING: &str = "hello from a layer";
+const BOARD: &str = "rpi-3";
+const TARGET: &str = "aarch64-unknown-linux-gnu";
+
+/// Bakes `rpi-3` with a copy of a layer of this package, and with a container image made of the layer's
+/// `busybox-static`. Gives a folder and the image in it.
+pub fn with_layer(layer: &str) -> Result<(TempDir, PathBuf)> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(layer);
+    let folder = folder()?;
+    let layer = folder.path().join("layer");
+    run(Command::new("cp").arg("-r").arg(&source).arg(&layer))?;
+    for verb in ["lock", "fetch"] {
+        run(image_builder(verb)?.arg(BOARD).arg("--layer").arg(&layer))?;
+    }
+    greeting(folder.path(), &layer.join("recipes/probe/files/greeting.tar"))?;
+    let image = bake(BOARD, &[&layer], folder.path())?;
+    Ok((folder, image))
+}
+
+/// Bakes a 64-bit board's image. Gives a folder and the image in it.
+pub fn image_of(board: &str) -> Result<(TempDir, PathBuf)> {
+    let folder = folder()?;
+    run(image_builder("fetch")?.arg(board))?;
+    let image = bake(board, &[], folder.path())?;
+    Ok((folder, image))
+}
+
+fn folder() -> Result<TempDir> {
+    let place = crate::out().join("qemu");
+    fs::create_dir_all(&place)?;
+    Ok(tempfile::Builder::new().prefix("bramble-bake-").tempdir_in(&place)?)
+}
+
+fn bake(board: &str, layers: &[&Path], out: &Path) -> Result<PathBuf> {
+    let programs = crate::out().join("cross").join(TARGET).join("image").canonicalize();
+    let programs = programs.with_context(|| format!("no programs: hack/image {BOARD} first"))?;
+    let mut command = image_builder("bake")?;
+    command.arg(board);
+    layers.iter().for_each(|layer| {
+        command.arg("--layer").arg(layer);
+    });
+    command.arg("--agent").arg(programs.join("bramble")).arg("--init").arg(programs.join("bramble-init"));
+    command.args(["--image-version", "0-test", "--out"]).arg(out);
+    run(&mut command)?;
+    let image = out.join(format!("bramble-{board}-0-test.img"));
+    ensure!(image.exists(), "{} was not made", image.display());
+    Ok(image)
+}
+
+fn image_builder(verb: &str) -> Result<Command> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(root).args(["run", "-q", "--locked", "-p", "image-builder", "--", verb]);
+    Ok(command)
+}
+
+/// A docker-save archive: the layer's busybox, which says hello.
+fn greeting(folder: &Path, to: &Path) -> Result<()> {
+    let (unpacked, root, saved) = (folder.join("deb"), folder.join("root"), folder.join("saved"));
+    for new in [&unpacked, &root.join("bin"), &saved] {
+        fs::create_dir_all(new)?;
+    }
+    run(Command::new("dpkg-deb").arg("-x").arg(cached("busybox-static_")?).arg(&unpacked))?;
+    fs::copy(unpacked.join("usr/bin/busybox"), root.join("bin/busybox")).context("busybox")?;
+    run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(saved.join("layer.tar")).arg("bin"))?;
+    let sum = Command::new("sha256sum").arg(saved.join("layer.tar")).output()?.stdout;
+    let sum = String::from_utf8(sum)?.split_whitespace().next().context("a hash")?.to_owned();
+    let config = format!(
+        r#"{{"architecture":"arm64","os":"linux","config":{{"Cmd":["/bin/busybox","echo","{GREETING}"]}},"rootfs":{{"type":"layers","diff_ids":["sha256:{sum}"]}}}}"#
+    );
+    fs::write(saved.join("config.json"), config)?;
+    let manifest =
+        r#"[{"Config":"config.json","RepoTags":["example.org/greeting:1"],"Layers":["layer.tar"]}]"#;
+    fs::write(saved.join("manifest.json"), manifest)?;
+    fs::create_dir_all(to.parent().context("a folder")?)?;
+    let names = ["config.json", "layer.tar", "manifest.json"];
+    run(Command::new("tar").arg("-C").arg(&saved).arg("-cf").arg(to).args(names))
+}
+
+/// The newest package of that name that was fetched.
+fn cached(prefix: &str) -> Result<PathBuf> {
+    let base = match std::env::var_os("XDG_CACHE_HOME") {
+        Some(path) => PathBuf::from(path),
+        None => Path::new(&std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
+    };
+    let debs = base.join("bramble/debs");
+    let found = fs::read_dir(&debs).with_context(|| debs.display().to_string())?.flatten();
+    let ours = found.map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(prefix) && name.ends_with("_arm64.deb")
+    });
+    ours.max_by_key(|path| fs::metadata(path).and_then(|data| data.modified()).ok())
+        .with_context(|| format!("no {prefix}*_arm64.deb in {}", debs.display()))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
