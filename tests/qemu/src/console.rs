@@ -122,7 +122,17 @@ pub fn between_marks(text: &str, number: u64) -> Option<Output> {
     let code = rest[rest.find(':')? + 1..].split('>').next()?;
     // The number may be half there.
     rest.find('>')?;
-    Some(Output { text: text[start..end].to_owned(), code: code.parse().ok()? })
+    let lines = text[start..end].split_inclusive('\n').filter(|line| !is_of_the_kernel_log(line));
+    Some(Output { text: lines.collect(), code: code.parse().ok()? })
+}
+
+/// Whether a line of the console is one that services and the kernel write there at any moment: `[   12.345678] ...`.
+fn is_of_the_kernel_log(line: &str) -> bool {
+    let time =
+        line.strip_prefix('[').and_then(|line| line.split_once("] ")).map(|(time, _)| time.trim_start());
+    time.and_then(|time| time.split_once('.')).is_some_and(|(seconds, rest)| {
+        rest.len() == 6 && [seconds, rest].iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
+    })
 }
 
 #[cfg(test)]
@@ -137,6 +147,12 @@ mod tests {
         assert_eq!(between_marks(&answered, 7), None, "half a number");
         let output = Output { text: "one\ntwo\n".into(), code: 12 };
         assert_eq!(between_marks(&format!("{answered}>\n# "), 7), Some(output));
+    }
+
+    #[test]
+    fn what_others_write_between_them_is_no_answer() {
+        let said = "<begin-7>\n[  113.609185] kube-config[288]: enabled\n[1] one\n[9.000001] x\n<end-7:0>";
+        assert_eq!(between_marks(said, 7), Some(Output { text: "[1] one\n".into(), code: 0 }));
     }
 
     #[test]
