@@ -24,7 +24,6 @@ fn smoke_virt_becomes_a_master_and_comes_back() -> Result<()> {
     let (login, ready) = times(&mut guest)?;
     measured("virt: kernel start to login, s", login);
     measured("virt: kernel start to Node Ready, s", ready);
-    assert!(ready <= login + 30.0, "Ready {ready} s after the kernel's start, the shell after {login} s");
     assert_eq!(guest.ok("uname -n; date +%Z", MINUTE)?.lines().next(), Some("node1"));
     workload(&mut guest)?;
     guest.reboot()?;
