@@ -1,13 +1,13 @@
 //! The command line's verbs.
 
 use crate::bake::Bake;
-use crate::cache::Cache;
+use crate::cache::{Cache, Dropped, Fetched};
 use crate::lock::Lock;
 use crate::locking::{self, Order};
 use crate::net::Client;
 use crate::project::{LoadedBoard, Project};
 use crate::release::Keyring;
-use crate::schema::Arch;
+use crate::schema::{Arch, Suite};
 use crate::system::Given;
 use crate::{deb_package, flash, os_list, update_bundle};
 use anyhow::{Context, Result, bail};
@@ -216,7 +216,11 @@ impl Cli {
 fn check(inputs: &Inputs) -> Result<()> {
     let (project, board) = inputs.open()?;
     project.layout(&board.board.layout)?;
-    project.suite(&board.board.suite)?;
+    let (suite, _) = project.suite(&board.board.suite)?;
+    let path = inputs.lock_path(&project, &board);
+    if path.exists() {
+        warn_of_left_out(&Lock::read(&path)?, &suite, &board.name);
+    }
     let recipes: Vec<&str> = project.recipes(&board).map(|r| r.name.as_str()).collect();
     println!("{}: {}", board.name, board.board.description);
     println!("recipes: {}", recipes.join(", "));
@@ -252,7 +256,22 @@ fn lock(args: &LockArgs) -> Result<()> {
     let lock = locking::make_lock(&Client::default(), &order, &mut |note| eprintln!("note: {note}"))?;
     write_lock(&path, &lock)?;
     report_lock(&path, &lock, previous, arch);
+    warn_of_left_out(&lock, &suite, &board.name);
     Ok(())
+}
+
+/// A system without security updates must not go unnoticed.
+fn warn_of_left_out(lock: &Lock, suite: &Suite, board: &str) {
+    for source in lock.left_out(suite) {
+        eprintln!(
+            "warning: nothing of {} {} is in the {} lock: its index of {} was not sound when the lock was made. Once it \
+             is: image-builder lock {board} --refresh",
+            source.uri.get_ref(),
+            source.codename,
+            lock.suite,
+            lock.arch
+        );
+    }
 }
 
 /// Whole or not at all.
@@ -288,10 +307,37 @@ fn fetch(args: &FetchArgs) -> Result<()> {
     let (project, board) = args.inputs.open()?;
     let lock = args.inputs.read_lock(&project, &board)?;
     let cache = args.inputs.open_cache()?;
-    let debs: Vec<_> = lock.debs_of(&board.name).collect();
-    let fetched = cache.fetch(&Client::default(), &debs, &MultiProgress::new())?;
-    println!("{}: {} packages, {fetched} fetched", board.name, debs.len());
+    let fetched = fetch_locked(&args.inputs, &project, &board, &lock, &cache, &MultiProgress::new())?;
+    println!("{}: {} packages, {} fetched", board.name, lock.debs_of(&board.name).count(), fetched.count);
     Ok(())
+}
+
+/// Fetches what is locked for the board and not in the cache.
+fn fetch_locked(
+    inputs: &Inputs,
+    project: &Project,
+    board: &LoadedBoard,
+    lock: &Lock,
+    cache: &Cache,
+    progress: &MultiProgress,
+) -> Result<Fetched> {
+    let (suite, _) = project.suite(&board.board.suite)?;
+    warn_of_left_out(lock, &suite, &board.name);
+    let debs: Vec<_> = lock.debs_of(&board.name).collect();
+    let dropped = Dropped {
+        elsewhere: &|deb| lock.fallback_url(&suite, deb),
+        remedy: &format!("run `image-builder {} --refresh` for today's versions", inputs.lock_command()),
+    };
+    let fetched = cache.fetch(&Client::default(), &debs, &dropped, progress)?;
+    if fetched.from_elsewhere > 0 {
+        eprintln!(
+            "note: {} of the packages were dropped by their archive and came from {}; {}",
+            fetched.from_elsewhere,
+            suite.fallback.as_ref().map_or("elsewhere", |f| f.get_ref()),
+            dropped.remedy
+        );
+    }
+    Ok(fetched)
 }
 
 fn bake(args: &BakeArgs) -> Result<()> {
@@ -299,8 +345,7 @@ fn bake(args: &BakeArgs) -> Result<()> {
     let lock = args.inputs.read_lock(&project, &board)?;
     let cache = args.inputs.open_cache()?;
     let progress = MultiProgress::new();
-    let debs: Vec<_> = lock.debs_of(&board.name).collect();
-    cache.fetch(&Client::default(), &debs, &progress)?;
+    fetch_locked(&args.inputs, &project, &board, &lock, &cache, &progress)?;
     let version = args.image_version.clone();
     crate::schema::plain_path(&version).map_err(anyhow::Error::msg).context("--image-version")?;
     let epoch = args.epoch.map_or_else(|| lock_time(&lock), Ok)?;

@@ -4,7 +4,7 @@
 use crate::control::Package;
 use crate::hash;
 use crate::resolve::Request;
-use crate::schema::Arch;
+use crate::schema::{Arch, Source, Suite};
 use crate::version::Version;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,8 @@ use std::path::Path;
 
 const HEAD: &str = "# Written by `image-builder lock`: not for editing by hand.\n";
 const MAX_LOCK: u64 = 4 * 1024 * 1024;
+/// Packages are unpacked in memory.
+const MAX_DEB: u64 = 1024 * 1024 * 1024;
 
 /// A lock file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,13 +155,7 @@ impl Lock {
             bail!("does not match its own hash: it {damaged}");
         }
         let lock: Self = toml::from_str(body)?;
-        for deb in &lock.deb {
-            let sound = hash::is_sha256(&deb.sha256) && crate::schema::plain_path(&deb.path).is_ok();
-            if !sound || crate::schema::plain_path(&deb.file_name()).is_err() || deb.file_name().contains('/')
-            {
-                bail!("{}: its path or hash is none", deb.name);
-            }
-        }
+        check_debs(&lock.deb)?;
         Ok(lock)
     }
 
@@ -185,15 +181,41 @@ impl Lock {
         names.into_iter().filter_map(|name| change(name, old.get(name), new.get(name))).collect()
     }
 
+    /// Sources of the suite that were left out when the lock was made, because their index was not sound then.
+    pub fn left_out<'a>(&self, suite: &'a Suite) -> Vec<&'a Source> {
+        let has = |source: &&Source| self.release.iter().any(|r| r.uri == *source.uri.get_ref());
+        suite.sources.iter().filter(|source| !has(source)).collect()
+    }
+
+    /// Where a package is found after its archive has dropped it, if the suite names such a place.
+    pub fn fallback_url(&self, suite: &Suite, deb: &LockedDeb) -> Option<String> {
+        let pattern = suite.fallback.as_ref()?.get_ref();
+        let date = &self.release.iter().find(|release| release.uri == deb.uri)?.date;
+        // Archives are recorded a few times a day, and keep what an update replaced for longer than one.
+        let time =
+            date.parse::<jiff::Timestamp>().ok()?.checked_add(jiff::SignedDuration::from_hours(24)).ok()?;
+        let archive = deb.uri.trim_end_matches('/').rsplit('/').next()?;
+        let time = time.strftime("%Y%m%dT%H%M%SZ").to_string();
+        let base = pattern.replace("@ARCHIVE@", archive).replace("@TIME@", &time);
+        Some(format!("{}/{}", base.trim_end_matches('/'), deb.path))
+    }
+
     /// Bytes of all packages.
     pub fn size(&self) -> u64 {
         self.deb.iter().map(|d| d.size).sum()
     }
 }
 
-/// That no path leads elsewhere and each hash is one.
+/// That no path leads elsewhere, each hash is one and no size is beyond any package's.
 pub fn check_debs(debs: &[LockedDeb]) -> Result<()> {
+    let mut names = BTreeSet::new();
     for deb in debs {
+        if deb.size > MAX_DEB {
+            bail!("{}: {} bytes, more than any package has", deb.name, deb.size);
+        }
+        if !names.insert(deb.file_name()) {
+            bail!("{} is in it twice", deb.file_name());
+        }
         let name = deb.file_name();
         let sound = [&deb.path, &name].iter().all(|p| crate::schema::plain_path(p).is_ok());
         if !sound || name.contains('/') || !hash::is_sha256(&deb.sha256) {
@@ -278,6 +300,49 @@ mod tests {
             let changed = String::from_utf8(bytes).unwrap();
             assert!(Lock::from_text(&changed).is_err(), "byte {at}");
         }
+    }
+
+    #[test]
+    fn what_an_archive_dropped_is_looked_for_a_day_after_the_release() {
+        let mut lock = lock(vec![deb("bash", "5.2-1", 10)]);
+        let suite: Suite = toml::from_str(
+            "keyring = 'k'\nfallback = 'https://snap/archive/@ARCHIVE@/@TIME@/'\n\
+             [[sources]]\nuri = 'http://deb.debian.org/debian'\nsuites = ['t']\ncodename = 't'\ncomponents = ['main']\n\
+             [[sources]]\nuri = 'http://s/debian-security'\nsuites = ['t']\ncodename = 't'\ncomponents = ['main']\n\
+             optional = true\n",
+        )
+        .unwrap();
+        assert_eq!(lock.fallback_url(&suite, &lock.deb[0]), None, "no release, no time");
+        lock.release.push(LockedRelease {
+            uri: "http://deb.debian.org/debian".into(),
+            suite: "trixie".into(),
+            version: "13.8".into(),
+            date: "2026-11-30T19:15:44Z".into(),
+            inrelease_sha256: String::new(),
+            signers: Vec::new(),
+        });
+        assert_eq!(
+            lock.fallback_url(&suite, &lock.deb[0]).as_deref(),
+            Some("https://snap/archive/debian/20261201T191544Z/pool/main/bash.deb")
+        );
+        let left_out: Vec<&str> = lock.left_out(&suite).iter().map(|s| s.uri.get_ref().as_str()).collect();
+        assert_eq!(left_out, ["http://s/debian-security"]);
+    }
+
+    #[test]
+    fn a_lock_with_an_honest_hash_and_hostile_entries_is_refused() {
+        let refused = |change: &dyn Fn(&mut LockedDeb)| {
+            let mut bad = deb("bash", "5.2-1", 10);
+            change(&mut bad);
+            let text = lock(vec![deb("a", "1", 1), bad]).to_text().unwrap();
+            format!("{:#}", Lock::from_text(&text).unwrap_err())
+        };
+        assert!(refused(&|d| d.path = "pool/../../../etc/passwd".into()).contains("bash"));
+        assert!(refused(&|d| d.name = "../../x".into()).contains("../../x"));
+        assert!(refused(&|d| d.version = "1/../../../x".into()).contains("bash"));
+        assert!(refused(&|d| d.sha256 = "00".into()).contains("bash"));
+        assert!(refused(&|d| d.size = u64::MAX / 4).contains("more than any package"));
+        assert!(refused(&|d| (d.name, d.version) = ("a".into(), "1".into())).contains("twice"));
     }
 
     #[test]

@@ -49,3 +49,10 @@ impl Client {
         Ok(bytes)
     }
 }
+
+/// Whether an archive says that it has no such file: what Debian's pool says of versions that it dropped.
+pub fn is_gone(error: &anyhow::Error) -> bool {
+    let not_found = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+    matches!(error.downcast_ref::<ureq::Error>(), Some(ureq::Error::StatusCode(404 | 410)))
+        || error.downcast_ref::<std::io::Error>().is_some_and(not_found)
+}

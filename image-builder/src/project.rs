@@ -40,6 +40,8 @@ pub struct LoadedRecipe {
     pub recipe: Recipe,
     /// Where the files are that it names.
     pub files: PathBuf,
+    /// The layer's folder.
+    layer: PathBuf,
 }
 
 /// A board with its own file.
@@ -153,7 +155,7 @@ impl Layer {
         for entry in entries {
             if entry.is_dir() {
                 for path in sorted_files(&entry)? {
-                    recipes.push(LoadedRecipe::read(&folder, &path)?);
+                    recipes.push(LoadedRecipe::read(dir, &folder, &path)?);
                 }
             }
         }
@@ -162,22 +164,28 @@ impl Layer {
 }
 
 impl LoadedRecipe {
-    fn read(folder: &Path, path: &Path) -> Result<Self> {
+    fn read(layer: &Path, folder: &Path, path: &Path) -> Result<Self> {
         let document = Document::read(path)?;
         let recipe: Recipe = document.parse()?;
         let name = path.strip_prefix(folder).unwrap_or(path).with_extension("").display().to_string();
         let files = path.parent().unwrap_or(folder).join("files");
-        let loaded = Self { name, document, recipe, files };
+        let loaded = Self { name, document, recipe, files, layer: layer.to_owned() };
         loaded.check()?;
         Ok(loaded)
     }
 
-    /// The file that a `source` names: inside the recipe's `files/`.
+    /// The file that a `source` names: inside the recipe's `files/`, and where links are on the way, inside the layer.
     pub fn source(&self, source: &Spanned<String>) -> Result<PathBuf, Error> {
         let plain = plain_path(source.get_ref()).map_err(|m| self.document.error(source.span(), m))?;
         let path = self.files.join(plain);
         if !path.exists() {
             let message = format!("{} is not there", path.display());
+            return Err(self.document.error(source.span(), message));
+        }
+        let inside =
+            |path: &Path| Some(path.canonicalize().ok()?.starts_with(self.layer.canonicalize().ok()?));
+        if inside(&path) != Some(true) {
+            let message = format!("{} leads out of the layer", path.display());
             return Err(self.document.error(source.span(), message));
         }
         Ok(path)
@@ -211,6 +219,9 @@ impl LoadedRecipe {
         }
         for patch in &recipe.patches {
             self.source(&patch.source)?;
+        }
+        for image in recipe.images.iter().filter(|i| !Path::new(i.archive.get_ref()).is_absolute()) {
+            self.source(&image.archive)?;
         }
         for unit in recipe.units.install.iter().filter(|u| !u.get_ref().starts_with("repo:")) {
             self.source(unit)?;

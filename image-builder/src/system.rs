@@ -254,6 +254,8 @@ pub fn lay_folder(folder: &Path, into: &str, tree: &mut Tree) -> Result<()> {
         } else if kind.is_symlink() {
             let target = std::fs::read_link(entry.path())?;
             tree.insert(&path, Node::symlink(target.to_str().context("a link's target is not UTF-8")?))?;
+        } else if !kind.is_file() {
+            bail!("{}: neither a file, a folder nor a link", entry.path().display());
         } else {
             let executable = entry.metadata()?.permissions().mode() & 0o100 != 0;
             let bytes = std::fs::read(entry.path())?;

@@ -55,6 +55,8 @@ pub enum DebFile<'a> {
     Link(&'a str, &'a str),
     /// A hard link.
     Hard(&'a str, &'a str),
+    /// A file whose name is these bytes, whatever they are.
+    Raw(&'a [u8], &'a [u8]),
 }
 
 /// A `.deb`.
@@ -78,24 +80,34 @@ pub fn make_deb(files: &[DebFile<'_>], compression: &str) -> Vec<u8> {
                 header.set_size(0);
                 tar.append_data(&mut header, format!("./{path}/"), &[][..]).unwrap();
             }
+            DebFile::Raw(path, bytes) => {
+                header.set_size(bytes.len() as u64);
+                header.as_old_mut().name[..path.len()].copy_from_slice(path);
+                header.set_cksum();
+                tar.append(&header, *bytes).unwrap();
+            }
             DebFile::File(path, bytes) => {
                 header.set_size(bytes.len() as u64);
                 tar.append_data(&mut header, format!("./{path}"), *bytes).unwrap();
             }
         }
     }
-    let tar = tar.into_inner().unwrap();
+    deb_of(&tar.into_inner().unwrap(), compression)
+}
+
+/// A `.deb` with this `data.tar`.
+pub fn deb_of(tar: &[u8], compression: &str) -> Vec<u8> {
     let data = match compression {
         "xz" => {
             let mut out = Vec::new();
-            std::io::Read::read_to_end(&mut liblzma::read::XzEncoder::new(&*tar, 1), &mut out).unwrap();
+            std::io::Read::read_to_end(&mut liblzma::read::XzEncoder::new(tar, 1), &mut out).unwrap();
             out
         }
-        "zst" => zstd::encode_all(&*tar, 1).unwrap(),
+        "zst" => zstd::encode_all(tar, 1).unwrap(),
         _ => {
             let mut out = Vec::new();
             let level = flate2::Compression::fast();
-            std::io::Read::read_to_end(&mut flate2::read::GzEncoder::new(&*tar, level), &mut out).unwrap();
+            std::io::Read::read_to_end(&mut flate2::read::GzEncoder::new(tar, level), &mut out).unwrap();
             out
         }
     };

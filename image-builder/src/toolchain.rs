@@ -1,7 +1,7 @@
 //! Debian packages as tools of the build machine: a list pinned by hand (`image-builder/toolchain/*.toml`), unpacked into
 //! a folder of its own.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Dropped};
 use crate::deb;
 use crate::lock::{LockedDeb, check_debs};
 use crate::net::Client;
@@ -20,7 +20,17 @@ const STAMP: &str = ".unpacked-from";
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct List {
+    /// Where packages are that their archive has dropped; `@ARCHIVE@` is the last part of its URI.
+    fallback: Option<String>,
     deb: Vec<LockedDeb>,
+}
+
+impl List {
+    fn elsewhere(&self, deb: &LockedDeb) -> Option<String> {
+        let archive = deb.uri.trim_end_matches('/').rsplit('/').next()?;
+        let base = self.fallback.as_ref()?.replace("@ARCHIVE@", archive);
+        Some(format!("{}/{}", base.trim_end_matches('/'), deb.path))
+    }
 }
 
 /// Fetches and unpacks a list. Returns false when the folder has it already.
@@ -30,11 +40,16 @@ pub fn unpack(list: &Path, into: &Path, cache: &Cache, progress: &MultiProgress)
     if fs::read_to_string(into.join(STAMP)).is_ok_and(|stamp| stamp == sum) {
         return Ok(false);
     }
-    let debs = Document::read(list)?.parse::<List>()?.deb;
-    check_debs(&debs).with_context(|| list.display().to_string())?;
-    cache.fetch(&Client::default(), &debs.iter().collect::<Vec<_>>(), progress)?;
+    let pinned: List = Document::read(list)?.parse()?;
+    let debs = &pinned.deb;
+    check_debs(debs).with_context(|| list.display().to_string())?;
+    let dropped = Dropped {
+        elsewhere: &|deb| pinned.elsewhere(deb),
+        remedy: &format!("put today's version into {}: name, version, size, sha256, path", list.display()),
+    };
+    cache.fetch(&Client::default(), &debs.iter().collect::<Vec<_>>(), &dropped, progress)?;
     let mut tree = Tree::default();
-    for one in &debs {
+    for one in debs {
         deb::unpack(&cache.read(one)?, &mut tree).with_context(|| one.file_name())?;
     }
     let parent = into.parent().context("--into names no folder")?;

@@ -77,6 +77,9 @@ pub enum Error {
     /// A folder would be replaced by something else.
     #[error("{0}: is a folder with something in it")]
     Occupied(String),
+    /// Its last part is none that a file can have.
+    #[error("{0:?}: ends in no name")]
+    Name(String),
     /// A hard link to nothing.
     #[error("{path}: is a hard link to {target}, which is no file")]
     HardLink {
@@ -105,14 +108,10 @@ impl Tree {
         Ok(())
     }
 
-    /// Lays a second name of a file.
-    pub fn hard_link(&mut self, path: &str, target: &str) -> Result<(), Error> {
-        let real = self.locate(target)?;
-        match self.nodes.get(&real) {
-            Some(node @ Node { kind: Kind::File(_), .. }) => {
-                let node = node.clone();
-                self.insert(path, node)
-            }
+    /// What a second name of a file is.
+    pub fn linked(&self, path: &str, target: &str) -> Result<Node, Error> {
+        match self.get(target) {
+            Some(node @ Node { kind: Kind::File(_), .. }) => Ok(node.clone()),
             _ => Err(Error::HardLink { path: path.to_owned(), target: target.to_owned() }),
         }
     }
@@ -182,6 +181,10 @@ impl Tree {
 
     /// The place that a path means, with the folders on the way made.
     fn locate(&mut self, path: &str) -> Result<String, Error> {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if matches!(name, "" | "." | "..") || path.contains('\0') {
+            return Err(Error::Name(path.to_owned()));
+        }
         let path = self.resolve_parents(path)?;
         let mut end = 0;
         while let Some(slash) = path[end..].find('/') {
@@ -255,7 +258,8 @@ mod tests {
         let mut tree = merged();
         tree.insert("bin", Node::directory(0o755)).unwrap();
         tree.insert("bin/bash", Node::file(*b"#!", 0o755)).unwrap();
-        tree.hard_link("bin/rbash", "usr/bin/bash").unwrap();
+        let second = tree.linked("bin/rbash", "usr/bin/bash").unwrap();
+        tree.insert("bin/rbash", second).unwrap();
         let paths: Vec<&str> = tree.iter().map(|(p, _)| p).collect();
         assert_eq!(paths, ["bin", "usr", "usr/bin", "usr/bin/bash", "usr/bin/rbash"]);
         assert_eq!(tree.read("bin/rbash"), Some(&b"#!"[..]));
@@ -273,7 +277,15 @@ mod tests {
         tree.insert("a", Node::symlink("b")).unwrap();
         tree.insert("b", Node::symlink("/a")).unwrap();
         assert_eq!(tree.insert("a/x", Node::directory(0o755)), Err(Error::Links("a".into())));
-        assert!(tree.hard_link("y", "a/x").is_err() && tree.hard_link("y", "usr").is_err());
+        assert!(tree.linked("y", "a/x").is_err() && tree.linked("y", "usr").is_err());
+    }
+
+    #[test]
+    fn what_has_no_name_is_not_laid() {
+        for path in ["", ".", "..", "etc/systemd/system/..", "usr/", "a\0b"] {
+            let laid = merged().insert(path, Node::symlink("/dev/null"));
+            assert_eq!(laid, Err(Error::Name(path.to_owned())));
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A whole bake from a mirror made in the test and signed by the test's own key.
 
 use super::*;
+use crate::cache::Dropped;
 use crate::inspect::{Card, explain};
 use crate::locking::{Order, make_lock};
 use crate::net::Client;
@@ -169,7 +170,8 @@ impl World {
         let (project, board) = self.open()?;
         let cache = Cache::open(&self.path(cache))?;
         let progress = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
-        cache.fetch(&Client::default(), &lock.deb.iter().collect::<Vec<_>>(), &progress)?;
+        let dropped = Dropped { elsewhere: &|_| None, remedy: "run `image-builder lock test --refresh`" };
+        cache.fetch(&Client::default(), &lock.deb.iter().collect::<Vec<_>>(), &dropped, &progress)?;
         let given = Given {
             version: "1.2".into(),
             epoch: 1_700_000_000,
@@ -378,6 +380,21 @@ fn a_layer_of_one_s_own_adds_and_overrides() {
         "hostname = \"pi\"\n\n[time]\nzone = \"Europe/Helsinki\"\n"
     );
     assert!(root.get("opt/run").is_some() && root.get("srv/web/index.html").is_some());
+    // What lies outside of the layer does not get onto a card by a link in it, nor by a name.
+    world.write("precious", b"a key");
+    std::os::unix::fs::symlink(world.path("precious"), world.path("mine/recipes/more/files/link")).unwrap();
+    std::os::unix::fs::symlink(world.path("repo"), world.path("mine/recipes/more/files/far")).unwrap();
+    for (field, recipe) in [
+        ("files[0].source", "files = [{ path = \"/x\", source = \"link\" }]"),
+        ("trees[0]", "trees = [\"far\"]"),
+        ("images[0].archive", "images = [{ archive = \"link\" }]"),
+        ("images[0].archive", "images = [{ archive = \"../../../../precious\" }]"),
+        ("units.install[0]", "units = { install = [\"repo:../precious\"] }"),
+    ] {
+        world.write("mine/recipes/more/more.toml", recipe.as_bytes());
+        let error = format!("{:#}", world.lock().and_then(|l| world.bake(&l, "cache", "out")).unwrap_err());
+        assert!(error.contains(&format!("more.toml:1: {field}: ")), "{error}");
+    }
     world.write("mine/recipes/more/more.toml", b"\nunknown = 1\n");
     let error = format!("{:#}", world.lock().unwrap_err());
     assert!(error.contains("mine/recipes/more/more.toml:2: unknown: unknown field"), "{error}");

@@ -11,6 +11,9 @@ pub struct Suite {
     pub keyring: Spanned<String>,
     /// Archives to take packages from. Where two have a package, the higher version wins.
     pub sources: Vec<Source>,
+    /// Where a package is found that its archive has dropped, as all do some time after an update: an archive of
+    /// archives. `@ARCHIVE@` is the last part of the source's URI, `@TIME@` a moment when it had the locked release.
+    pub fallback: Option<Spanned<String>>,
 }
 
 /// One archive.
