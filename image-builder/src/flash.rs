@@ -18,7 +18,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
@@ -71,16 +71,21 @@ pub fn run(args: &Flash) -> Result<()> {
     }
     let image = args.image.as_deref().context("no image was given")?;
     let secret = args.secret_file.as_deref().map(settings::secret).transpose()?;
-    let mut image = Image::open(image).with_context(|| image.display().to_string())?;
+    let path = image;
+    let mut image = Image::open(path).with_context(|| path.display().to_string())?;
+    image.is_of_a_card().with_context(|| path.display().to_string())?;
     let map = Map::beside(image.path())?;
     let target = match &args.target {
         Some(target) => target.clone(),
         None => choose(&devices, args.force)?,
     };
     let target = Target::find(&target, &devices, args.force)?;
+    ensure!(!image.is(&target.path), "{} is the image itself: nothing was written", target.name);
     confirm(&target, args.confirm.as_deref())?;
     let bar = Bar::default();
-    let map = image.check(map, &mut |phase, done, total| bar.show(phase, done, total))?;
+    let map = image
+        .check(map, &mut |phase, done, total| bar.show(phase, done, total))
+        .with_context(|| format!("{}: nothing was written", path.display()))?;
     target.takes(map.image_size)?;
     let mut card = target.open(map.image_size)?;
     write::put(&mut image, &map, &mut card, &mut |phase, done, total| bar.show(phase, done, total))?;
@@ -105,7 +110,10 @@ struct Target {
 
 impl Target {
     fn find(text: &str, devices: &[Device], force: bool) -> Result<Self> {
-        let short = text.strip_prefix("/dev/").unwrap_or(text);
+        // /dev/disk/by-id/... is a link to the disk's own name.
+        let real = if text.starts_with("/dev/") { fs::canonicalize(text).ok() } else { None };
+        let named = real.as_ref().and_then(|path| path.to_str()).unwrap_or(text);
+        let short = named.strip_prefix("/dev/").unwrap_or(named);
         if let Some(device) = devices.iter().find(|device| device.name == short) {
             if let Some(why) = device.refusal(force) {
                 bail!("{short}: {why}");

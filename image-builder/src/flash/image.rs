@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -33,6 +34,25 @@ impl Image {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether this path is the very same file.
+    pub(crate) fn is(&self, path: &Path) -> bool {
+        let place = |about: std::fs::Metadata| (about.dev(), about.ino());
+        match (self.file.metadata(), std::fs::metadata(path)) {
+            (Ok(mine), Ok(other)) => place(mine) == place(other),
+            _ => false,
+        }
+    }
+
+    /// Refuses what is no card image at all: a packed form that is not unpacked here, an update bundle, a mistake.
+    pub(crate) fn is_of_a_card(&mut self) -> Result<()> {
+        let mut head = [0; 512];
+        let got = fill(&mut self.bytes()?, &mut head)?;
+        if got < head.len() || head[510..] != [0x55, 0xaa] {
+            bail!("no image of a card: it has no partition table (.img and .img.zst are understood)");
+        }
+        Ok(())
     }
 
     /// The image's bytes from the start.
@@ -83,10 +103,9 @@ impl Image {
     pub(crate) fn check(&mut self, map: Option<Map>, progress: Progress<'_>) -> Result<Map> {
         let Some(map) = map else { return self.survey(progress) };
         if !self.packed && self.file.metadata()?.len() != map.image_size {
-            bail!("{}: not of the size that its block map says: fetch both again", self.path.display());
+            bail!("not of the size that its block map says: fetch both again");
         }
         let (mut sum, mut done, total) = (Sha256::new(), 0, map.mapped());
-        let path = self.path.display().to_string();
         self.each(&map.extents, |extent, at, piece| {
             sum.update(piece);
             done += piece.len() as u64;
@@ -94,7 +113,7 @@ impl Image {
             let complete = at + piece.len() as u64 == extent.start + extent.len;
             if complete && <[u8; 32]>::from(sum.finalize_reset()) != extent.sha256 {
                 bail!(
-                    "{path}: damaged: its bytes from {} on are not what its block map says: fetch it again",
+                    "damaged: its bytes from {} on are not what its block map says: fetch it again",
                     extent.start
                 );
             }
@@ -106,7 +125,7 @@ impl Image {
     /// The map of an image that came without: the blocks that are not zero.
     fn survey(&mut self, progress: Progress<'_>) -> Result<Map> {
         let packed_size = self.file.metadata()?.len();
-        let (path, packed) = (self.path.display().to_string(), self.packed);
+        let packed = self.packed;
         let mut bytes = self.bytes()?;
         let mut buffer = vec![0; BLOCK];
         let mut extents: Vec<Extent> = Vec::new();
@@ -138,7 +157,7 @@ impl Image {
             }
             at += got as u64;
             if at > MAX_IMAGE {
-                bail!("{path}: too large for a card");
+                bail!("too large for a card");
             }
             if at.is_multiple_of(CHUNK as u64) {
                 progress(Phase::Checking, at, if packed { at + 1 } else { packed_size });

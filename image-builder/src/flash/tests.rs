@@ -94,9 +94,53 @@ fn a_damaged_image_never_touches_the_card() {
     fs::write(&target, "precious").unwrap();
     let mut args = flash(&image, &target);
     args.confirm = Some("target".to_owned());
-    let error = run(&args).unwrap_err().to_string();
-    assert!(error.contains("damaged"), "{error}");
+    let error = format!("{:#}", run(&args).unwrap_err());
+    assert!(error.contains("card.img: nothing was written: damaged"), "{error}");
     assert_eq!(fs::read(&target).unwrap(), b"precious");
+}
+
+#[test]
+fn the_image_itself_is_no_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = testing_card::write(folder.path());
+    let content = fs::read(&image).unwrap();
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&image, &link).unwrap();
+    for target in [&image, &link] {
+        let mut args = flash(&image, target);
+        args.confirm = target.file_name().unwrap().to_str().map(str::to_owned);
+        let error = format!("{:#}", run(&args).unwrap_err());
+        assert!(error.contains("the image itself"), "{error}");
+        assert!(fs::read(&image).unwrap() == content);
+    }
+}
+
+#[test]
+fn what_is_no_image_never_touches_the_card() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("target");
+    fs::write(&target, "precious").unwrap();
+    let packed = zstd::encode_all(&[0; 100_000][..], 1).unwrap();
+    let cut = {
+        let content = fs::read(testing_card::write(folder.path())).unwrap();
+        let packed = zstd::encode_all(content.as_slice(), 1).unwrap();
+        packed[..packed.len() - 100].to_vec()
+    };
+    for (name, bytes) in [
+        ("empty.img", &b""[..]),
+        ("x.img.xz", b"\xfd7zXZ\0 and so on"),
+        ("not-packed.img.zst", &[7; 4096]),
+        ("zeros.img.zst", &packed),
+        ("cut.img.zst", &cut),
+    ] {
+        let image = folder.path().join(name);
+        fs::write(&image, bytes).unwrap();
+        let mut args = flash(&image, &target);
+        args.confirm = Some("target".to_owned());
+        let error = format!("{:#}", run(&args).unwrap_err());
+        assert!(error.contains(name), "{error}");
+        assert_eq!(fs::read(&target).unwrap(), b"precious", "{name}");
+    }
 }
 
 #[test]
