@@ -5,13 +5,25 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use md5::{Digest, Md5};
 use tar::{EntryType, Header};
 
 use crate::schema::Arch;
+
+/// dpkg runs them. A node that is removed leaves its cluster first and nothing behind; a version that replaces another
+/// keeps its containers running.
+const SCRIPTS: [(&str, &str); 4] = [
+    ("preinst", include_str!("../deb/preinst")),
+    ("postinst", include_str!("../deb/postinst")),
+    ("prerm", include_str!("../deb/prerm")),
+    ("postrm", include_str!("../deb/postrm")),
+];
+
+const MAINTAINER: &str = "Bramble <bramble@localhost>";
 
 /// What `deb` takes.
 #[derive(Debug, Args)]
@@ -28,6 +40,9 @@ pub struct Deb {
     /// The time that all files bear, seconds since 1970.
     #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", default_value_t = 0)]
     epoch: u32,
+    /// How hard to pack, 0 (quick, for tests) to 9.
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(0..=9))]
+    preset: u32,
     /// Folder with systemd/, README.md and LICENSE.
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     root: PathBuf,
@@ -55,9 +70,9 @@ fn version(text: &str) -> Result<String, String> {
 pub fn run(args: &Deb) -> Result<()> {
     let agent = fs::read(&args.agent).with_context(|| args.agent.display().to_string())?;
     let libc = needs(&agent, args.arch).with_context(|| args.agent.display().to_string())?;
-    let files = files(&args.root, agent)?;
+    let files = files(args, agent)?;
     let control = control(args, &libc, files.iter().map(|file| file.size()).sum());
-    let bytes = package(&control, &files, args.epoch)?;
+    let bytes = package(&control, &files, args)?;
     let name = format!("bramble_{}_{}.deb", args.package_version, args.arch);
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let path = args.out.join(&name);
@@ -89,13 +104,15 @@ impl Packed {
     }
 }
 
-fn files(root: &Path, agent: Vec<u8>) -> Result<Vec<Packed>> {
-    let read = |name: &str| fs::read(root.join(name)).with_context(|| root.join(name).display().to_string());
+fn files(args: &Deb, agent: Vec<u8>) -> Result<Vec<Packed>> {
+    let read = |name: &str| {
+        let path = args.root.join(name);
+        fs::read(&path).with_context(|| path.display().to_string())
+    };
     let folder = |path| Packed { path, mode: 0o755, what: What::Folder };
     let link = |path, to| Packed { path, mode: 0o777, what: What::Link(to) };
     let file = |path, mode, bytes| Packed { path, mode, what: What::File(bytes) };
-    let copyright =
-        "Bramble is under the Apache License, Version 2.0:\n/usr/share/common-licenses/Apache-2.0\n";
+    let copyright = "Copyright 2026 the authors of Bramble\n\nBramble is under the Apache License, Version 2.0:\n/usr/share/common-licenses/Apache-2.0\n";
     Ok(vec![
         folder("usr"),
         folder("usr/bin"),
@@ -113,6 +130,7 @@ fn files(root: &Path, agent: Vec<u8>) -> Result<Vec<Packed>> {
         folder("usr/share/doc"),
         folder("usr/share/doc/bramble"),
         file("usr/share/doc/bramble/README.md", 0o644, read("README.md")?),
+        file("usr/share/doc/bramble/changelog.gz", 0o644, changelog(args)?),
         file("usr/share/doc/bramble/copyright", 0o644, copyright.into()),
     ])
 }
@@ -122,10 +140,10 @@ fn control(args: &Deb, libc: &str, kib: u64) -> String {
         "Package: bramble\n\
          Version: {}\n\
          Architecture: {}\n\
-         Maintainer: Bramble <bramble@localhost>\n\
+         Maintainer: {MAINTAINER}\n\
          Installed-Size: {kib}\n\
-         Depends: {libc}, libgcc-s1, systemd, iproute2, ca-certificates\n\
-         Recommends: kubernetes-client | kubectl\n\
+         Depends: {libc}, libgcc-s1, systemd, ca-certificates\n\
+         Recommends: kubectl | kubernetes-client\n\
          Section: admin\n\
          Priority: optional\n\
          Description: Raspberry Pis as one Kubernetes cluster\n \
@@ -138,59 +156,36 @@ fn control(args: &Deb, libc: &str, kib: u64) -> String {
     )
 }
 
-/// Started once configured; a version that replaces another keeps its containers running.
-const POSTINST: &str = r#"#!/bin/sh
-set -e
-if [ "$1" = configure ]; then
-  # The front for what stock kubectl dropped; what is there already stays.
-  if [ ! -e /usr/local/bin/kubectl ] && [ ! -L /usr/local/bin/kubectl ]; then
-    mkdir -p /usr/local/bin
-    ln -s ../../lib/bramble/bramble /usr/local/bin/kubectl
-  fi
-  if [ -d /run/systemd/system ]; then
-    systemctl daemon-reload
-    systemctl enable bramble.service
-    systemctl restart bramble.service
-  fi
-fi
-"#;
+/// As policy wants it of a package whose version is nobody else's; what changed is in the repository.
+fn changelog(args: &Deb) -> Result<Vec<u8>> {
+    let time = jiff::Timestamp::from_second(args.epoch.into())?.to_zoned(jiff::tz::TimeZone::UTC);
+    let text = format!(
+        "bramble ({}) stable; urgency=medium\n\n  * Made from the repository as it was then.\n\n -- {MAINTAINER}  {}\n",
+        args.package_version,
+        jiff::fmt::rfc2822::to_string(&time)?
+    );
+    let mut packed = flate2::GzBuilder::new().write(Vec::new(), flate2::Compression::best());
+    packed.write_all(text.as_bytes())?;
+    Ok(packed.finish()?)
+}
 
-/// A node that is removed leaves its cluster first, and its containers stop.
-const PRERM: &str = r#"#!/bin/sh
-set -e
-if [ "$1" = remove ]; then
-  if [ -d /run/systemd/system ]; then
-    if [ -e /var/lib/bramble/node.json ]; then
-      kube-config disable-node --force || true
-    fi
-    systemctl disable --now bramble.service || true
-  fi
-  if [ "$(readlink /usr/local/bin/kubectl)" = ../../lib/bramble/bramble ]; then
-    rm -f /usr/local/bin/kubectl
-  fi
-fi
-"#;
+/// What `dpkg --verify` compares the installed files with.
+fn md5sums(files: &[Packed]) -> String {
+    let line = |file: &Packed| match &file.what {
+        What::File(bytes) => Some(format!("{}  {}\n", crate::hash::hex(&Md5::digest(bytes)), file.path)),
+        _ => None,
+    };
+    files.iter().filter_map(line).collect()
+}
 
-const POSTRM: &str = r#"#!/bin/sh
-set -e
-if [ "$1" = remove ] || [ "$1" = purge ]; then
-  rm -rf /var/lib/bramble /run/bramble
-  if [ -d /run/systemd/system ]; then
-    systemctl daemon-reload
-  fi
-fi
-if [ "$1" = purge ]; then
-  rm -rf /etc/bramble
-fi
-"#;
-
-fn package(control: &str, files: &[Packed], epoch: u32) -> Result<Vec<u8>> {
-    let scripts = [("postinst", POSTINST), ("prerm", PRERM), ("postrm", POSTRM)];
-    let mut about = Tar::new(epoch);
+fn package(control: &str, files: &[Packed], args: &Deb) -> Result<Vec<u8>> {
+    let epoch = args.epoch;
+    let mut about = Tar::new(args);
     about.folder("", 0o755)?;
     about.file("control", 0o644, control.as_bytes())?;
-    scripts.iter().try_for_each(|(name, text)| about.file(name, 0o755, text.as_bytes()))?;
-    let mut data = Tar::new(epoch);
+    about.file("md5sums", 0o644, md5sums(files).as_bytes())?;
+    SCRIPTS.iter().try_for_each(|(name, text)| about.file(name, 0o755, text.as_bytes()))?;
+    let mut data = Tar::new(args);
     data.folder("", 0o755)?;
     for Packed { path, mode, what } in files {
         match what {
@@ -224,8 +219,9 @@ struct Tar {
 }
 
 impl Tar {
-    fn new(epoch: u32) -> Self {
-        Self { builder: tar::Builder::new(liblzma::write::XzEncoder::new(Vec::new(), 6)), epoch }
+    fn new(args: &Deb) -> Self {
+        let packed = liblzma::write::XzEncoder::new(Vec::new(), args.preset);
+        Self { builder: tar::Builder::new(packed), epoch: args.epoch }
     }
 
     fn header(&self, kind: EntryType, mode: u32, size: u64) -> Result<Header> {
@@ -274,7 +270,7 @@ fn needs(program: &[u8], arch: Arch) -> Result<String> {
         bail!("not a program for {arch}");
     }
     let mut newest = (2, 17);
-    for (at, _) in program.windows(8).enumerate().filter(|(_, bytes)| bytes == b"GLIBC_2.") {
+    for at in memchr::memmem::find_iter(program, b"GLIBC_2.") {
         let digits: String = program[at + 8..]
             .iter()
             .take(3)
@@ -287,114 +283,4 @@ fn needs(program: &[u8], arch: Arch) -> Result<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use super::*;
-
-    fn program(machine: u8) -> Vec<u8> {
-        let mut program = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0".to_vec();
-        program.extend([machine, 0]);
-        program.extend(b"....GLIBC_2.4\0GLIBC_2.31\0GLIBC_2.34\0");
-        program
-    }
-
-    fn make(folder: &Path, version: &str) -> PathBuf {
-        let agent = folder.join("agent");
-        fs::write(&agent, program(62)).unwrap();
-        let args = Deb {
-            arch: Arch::Amd64,
-            agent,
-            package_version: version.to_owned(),
-            epoch: 1_700_000_000,
-            root: Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned(),
-            out: folder.join("out"),
-        };
-        run(&args).unwrap();
-        folder.join("out").join(format!("bramble_{version}_amd64.deb"))
-    }
-
-    fn ok(command: &mut Command) -> String {
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    #[test]
-    fn dpkg_reads_it_and_it_is_reproducible() {
-        let folder = tempfile::tempdir().unwrap();
-        let deb = make(folder.path(), "0.2.0");
-        let again = tempfile::tempdir().unwrap();
-        assert!(fs::read(&deb).unwrap() == fs::read(make(again.path(), "0.2.0")).unwrap());
-        let fields = ok(Command::new("dpkg-deb").args(["--field"]).arg(&deb));
-        assert!(fields.contains("Architecture: amd64") && fields.contains("libc6 (>= 2.34)"), "{fields}");
-        let list = ok(Command::new("dpkg-deb").args(["--contents"]).arg(&deb));
-        assert!(list.contains(" usr/bin/kube-config -> ../lib/bramble/bramble"), "{list}");
-        assert!(list.lines().all(|line| line.contains(" root/root ")), "{list}");
-    }
-
-    /// Into an empty root: dpkg itself lays the files, and takes all of them away again.
-    #[test]
-    fn installed_replaced_and_removed_without_a_trace() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("root");
-        fs::create_dir_all(root.join("var/lib/dpkg/updates")).unwrap();
-        fs::create_dir_all(root.join("var/lib/dpkg/info")).unwrap();
-        fs::write(root.join("var/lib/dpkg/status"), "").unwrap();
-        let everything = || {
-            let list = ok(Command::new("find").arg(&root).args([
-                "-not",
-                "-path",
-                "*/var/lib/dpkg*",
-                "-type",
-                "f,l",
-            ]));
-            list.lines().count()
-        };
-        let dpkg = |args: &[&str]| {
-            let mut command = Command::new("dpkg");
-            command.arg(format!("--root={}", root.display()));
-            // The scripts need a running system; the files are what is looked at here.
-            command.args([
-                "--force-depends",
-                "--force-not-root",
-                "--force-script-chrootless",
-                "--log=/dev/null",
-            ]);
-            command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").args(args);
-            ok(&mut command)
-        };
-        for version in ["0.2.0", "0.3.0"] {
-            dpkg(&["--unpack", make(folder.path(), version).to_str().unwrap()]);
-            assert!(root.join("usr/lib/systemd/system/bramble.service").exists());
-            assert_eq!(
-                fs::read_link(root.join("usr/bin/bramble")).unwrap(),
-                Path::new("../lib/bramble/bramble")
-            );
-        }
-        // Only unpacked: what the scripts do to a running system must not happen to the one that runs this test.
-        fs::remove_file(root.join("var/lib/dpkg/info/bramble.prerm")).unwrap();
-        fs::remove_file(root.join("var/lib/dpkg/info/bramble.postrm")).unwrap();
-        dpkg(&["--purge", "bramble"]);
-        assert_eq!(everything(), 0);
-    }
-
-    #[test]
-    fn scripts_are_sound_shell() {
-        for script in [POSTINST, PRERM, POSTRM] {
-            ok(Command::new("sh").args(["-n", "-c", script]));
-        }
-    }
-
-    #[test]
-    fn another_architecture_is_refused() {
-        assert_eq!(needs(&program(183), Arch::Arm64).unwrap(), "libc6 (>= 2.34)");
-        assert!(needs(&program(62), Arch::Arm64).unwrap_err().to_string().contains("arm64"));
-        assert!(needs(&program(183), Arch::Armhf).is_err());
-        assert!(needs(b"#!/bin/sh", Arch::Amd64).is_err());
-        assert!(version("0.1.0-g123").is_ok());
-        for bad in ["", "v1", "1 2", "1/2"] {
-            assert!(version(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

@@ -23,7 +23,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Prepare an existing Debian or Raspberry Pi OS, and start the agent.
-    Install,
+    Install {
+        /// Take back what was changed: the package's own removal does it.
+        #[arg(long, hide = true)]
+        undo: bool,
+    },
     /// Make this node the first of a new cluster.
     EnableMaster {
         /// This node's address, when it has several.
@@ -98,7 +102,8 @@ async fn run(cli: &Cli) -> Result<()> {
     }
     let socket = &cli.socket;
     match &cli.command {
-        Command::Install => install::run()?,
+        Command::Install { undo: true } => install::undo()?,
+        Command::Install { undo: false } => install::run()?,
         Command::EnableMaster { address } => {
             print(post(socket, "/enable-master", &wire::EnableMaster { address: *address }).await?);
         }

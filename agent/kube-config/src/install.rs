@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail};
 const CMDLINES: [&str; 2] = ["boot/firmware/cmdline.txt", "boot/cmdline.txt"];
 /// What makes the kernel of Raspberry Pi OS count memory.
 const WORDS: [&str; 2] = ["cgroup_enable=memory", "cgroup_memory=1"];
+/// Which of them were not there before, so that a removed package takes back what it did.
+const ADDED: &str = "var/lib/bramble/cmdline-added";
 
 /// Prepares this system and starts the agent.
 pub(crate) fn run() -> Result<()> {
@@ -31,6 +33,14 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// Takes back what [`run`] changed; the service is the package manager's to stop.
+pub(crate) fn undo() -> Result<()> {
+    if let Some(path) = take_back(Path::new("/"))? {
+        println!("Memory limits are no longer switched on in {}.", path.display());
+    }
+    Ok(())
+}
+
 /// Switches the memory controller on where it is off; gives the file that was changed.
 fn prepare(root: &Path) -> Result<Option<PathBuf>> {
     if has_memory_controller(root) {
@@ -45,10 +55,36 @@ fn prepare(root: &Path) -> Result<Option<PathBuf>> {
     };
     let named = || path.display().to_string();
     let text = fs::read_to_string(&path).with_context(named)?;
-    if let Some(changed) = with_words(&text) {
+    let missing = missing(&text);
+    if !missing.is_empty() {
+        let added = root.join(ADDED);
+        fs::create_dir_all(root.join("var/lib/bramble"))?;
+        // First: a power cut between leaves words to take back that are not there, which is no harm.
+        replace(&added, &missing.join(" ")).with_context(|| added.display().to_string())?;
+        // A second line would be ignored by the firmware.
+        let changed = format!("{} {}\n", text.trim_end(), missing.join(" "));
         replace(&path, &changed).with_context(named)?;
     }
     Ok(Some(path))
+}
+
+/// Removes the words that were added; gives the file that was changed.
+fn take_back(root: &Path) -> Result<Option<PathBuf>> {
+    let record = root.join(ADDED);
+    let Ok(added) = fs::read_to_string(&record) else { return Ok(None) };
+    let mut undone = None;
+    for path in CMDLINES.iter().map(|name| root.join(name)).filter(|path| path.exists()) {
+        let named = || path.display().to_string();
+        let text = fs::read_to_string(&path).with_context(named)?;
+        let ours = |word: &&str| WORDS.contains(word) && added.split_ascii_whitespace().any(|a| a == *word);
+        if text.split_ascii_whitespace().any(|word| ours(&word)) {
+            let kept: Vec<&str> = text.split_ascii_whitespace().filter(|word| !ours(word)).collect();
+            replace(&path, &format!("{}\n", kept.join(" "))).with_context(named)?;
+            undone = Some(path);
+        }
+    }
+    fs::remove_file(&record).with_context(|| record.display().to_string())?;
+    Ok(undone)
 }
 
 fn has_memory_controller(root: &Path) -> bool {
@@ -61,12 +97,9 @@ fn has_memory_controller(root: &Path) -> bool {
         })
 }
 
-/// The one line with the words added; `None` if it has them.
-fn with_words(text: &str) -> Option<String> {
-    let has = |word: &str| text.split_ascii_whitespace().any(|w| w == word);
-    let missing: Vec<&str> = WORDS.into_iter().filter(|word| !has(word)).collect();
-    // A second line would be ignored by the firmware.
-    (!missing.is_empty()).then(|| format!("{} {}\n", text.trim_end(), missing.join(" ")))
+/// Those of the words that the line does not have.
+fn missing(text: &str) -> Vec<&'static str> {
+    WORDS.into_iter().filter(|word| !text.split_ascii_whitespace().any(|w| w == *word)).collect()
 }
 
 /// Whole or not at all: a system whose cmdline.txt is cut short does not boot.
@@ -115,6 +148,19 @@ mod tests {
         prepare(root.path()).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_what_was_added_is_taken_back() {
+        let before = "console=tty1 cgroup_memory=1 root=x rootwait\n";
+        let root = system("cpu pids\n", "", Some(before));
+        let path = prepare(root.path()).unwrap().unwrap();
+        prepare(root.path()).unwrap();
+        assert_ne!(fs::read_to_string(&path).unwrap(), before);
+        assert_eq!(take_back(root.path()).unwrap().as_deref(), Some(path.as_path()));
+        assert_eq!(fs::read_to_string(&path).unwrap(), before);
+        assert!(!root.path().join(ADDED).exists());
+        assert_eq!(take_back(root.path()).unwrap(), None);
     }
 
     #[test]
