@@ -53,9 +53,16 @@ mkdir dev/pts dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
-for name in null zero full random urandom tty; do touch "dev/$name" && mount --bind "/dev/$name" "dev/$name"; done
-touch dev/console
-mount --bind /dev/null dev/console
+while read -r name major minor; do mknod -m 666 "dev/$name" c "$major" "$minor"; done <<NODES
+null 1 3
+zero 1 5
+full 1 7
+random 1 8
+urandom 1 9
+tty 5 0
+NODES
+# Of its own, as the others are: systemd takes what is the console from everybody else.
+mknod -m 600 dev/console c 1 3
 mount -t tmpfs -o mode=1777 tmp dev/shm
 mount -t tmpfs -o mode=755 run run
 hostname "$4"
