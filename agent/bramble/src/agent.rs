@@ -265,6 +265,7 @@ impl Agent {
             port: self.config.api_port,
             vote: true,
             key: fingerprint,
+            format: store::FORMAT,
         };
         let state = NodeState {
             cluster_id,
@@ -318,6 +319,7 @@ impl Agent {
             csr: pki::request(&key)?,
             addresses: vec![address],
             vote: !ask.no_vote,
+            format: store::FORMAT,
         };
         let welcome = channel.join(&token, &request).await?;
         clock::take(welcome.now);

@@ -195,7 +195,7 @@ mod tests {
 
     fn member(id: u64, port: u16) -> Member {
         let addresses = vec![std::net::Ipv4Addr::LOCALHOST.into()];
-        Member { name: format!("n{id}"), id, addresses, port, vote: true, key: String::new() }
+        Member { name: format!("n{id}"), id, addresses, port, vote: true, key: String::new(), format: 0 }
     }
 
     /// A node that answers every preface, and its port. It tells of the last byte of each.

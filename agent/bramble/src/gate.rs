@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use cluster::join::{self, BAKED, BINDING, ClusterSettings, Hello, Side, SignedRequest, Token, Welcome};
-use cluster::members::Member;
+use cluster::members::{Member, understood};
 use cluster::pki::Subject;
 use http::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -86,7 +86,7 @@ impl Gate {
             (&Method::GET, "join") => self.hello(request.uri().query(), binding),
             (&Method::POST, "join") => self.join(request, binding).await,
             (&Method::GET, "members") => self.members(subject.as_ref()),
-            (&Method::POST, "addresses") => self.addresses(request, subject.as_ref()).await,
+            (&Method::POST, "addresses" | "format") => self.news(request, subject.as_ref(), &path).await,
             (&Method::POST, "leave") => self.leave(subject.as_ref(), status).await,
             _ => Err((StatusCode::NOT_FOUND, "there is no such path".into())),
         };
@@ -130,6 +130,14 @@ impl Gate {
         let ca = authority(&*inner.kv).map_err(internal)?;
         let signed = ca.sign_node(&request.csr, &request.name);
         let (certificate, key) = signed.map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))?;
+        let format = understood(&inner.roster.get());
+        if request.format < format {
+            let text = format!(
+                "this node's agent is too old for the cluster (log format {}, the cluster's is {format}): upgrade it first",
+                request.format
+            );
+            return Err((StatusCode::CONFLICT, text));
+        }
         let record = inner.kv.get(&format!("{MEMBERS}{}", request.name));
         let old: Option<Member> = record.as_ref().and_then(|r| serde_json::from_slice(&r.value).ok());
         let id = match &old {
@@ -151,6 +159,7 @@ impl Gate {
             port: inner.port,
             vote: request.vote,
             key,
+            format: request.format,
         };
         let expect = record.map_or(Expect::Absent, |r| Expect::Modified(r.modified));
         self.put(format!("{MEMBERS}{}", member.name), expect, Some(&member)).await?;
@@ -173,20 +182,20 @@ impl Gate {
         json(&*self.inner.roster.get())
     }
 
-    /// A node has other addresses than its record says.
-    async fn addresses(
+    /// A node is not as its record says.
+    async fn news(
         &self,
         request: Request<Body>,
         subject: Option<&Subject>,
+        path: &str,
     ) -> Result<Response<Body>, Refusal> {
         let member = self.node(subject)?;
-        let bad = |why: &str| (StatusCode::BAD_REQUEST, format!("the addresses are not valid: {why}"));
+        let bad = |why: &str| (StatusCode::BAD_REQUEST, format!("the {path} cannot be valid: {why}"));
         let body = read(request).await.map_err(bad)?;
-        let addresses: Vec<IpAddr> = serde_json::from_slice(&body).map_err(|e| bad(&e.to_string()))?;
-        check_addresses(&addresses).map_err(bad)?;
-        let done = set_addresses(&*self.inner.kv, &member.name, &member.key, &addresses).await;
+        let news = News::read(path, &body).map_err(|why| bad(&why))?;
+        let done = set(&*self.inner.kv, &member.name, &member.key, &news).await;
         done.map_err(|e| (StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}")))?;
-        tracing::info!(node = member.name, ?addresses, "a node has moved");
+        tracing::info!(node = member.name, ?news, "a node has changed");
         json(&())
     }
 
@@ -321,17 +330,61 @@ fn check_addresses(addresses: &[IpAddr]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Puts a member's addresses on record, if it still is who it was.
-pub async fn set_addresses(kv: &dyn Kv, name: &str, key: &str, addresses: &[IpAddr]) -> Result<()> {
+/// What a member says of itself, for its record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Where it is reached.
+    Addresses(Vec<IpAddr>),
+    /// What its agent understands.
+    Format(u32),
+}
+
+impl News {
+    fn read(path: &str, body: &[u8]) -> Result<Self, String> {
+        if path == "format" {
+            return serde_json::from_slice(body).map(Self::Format).map_err(|e| e.to_string());
+        }
+        let addresses: Vec<IpAddr> = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+        check_addresses(&addresses)?;
+        Ok(Self::Addresses(addresses))
+    }
+
+    /// Where and how the leader is told.
+    pub fn request(&self) -> Result<Request<Body>> {
+        let (path, body) = match self {
+            Self::Addresses(addresses) => ("addresses", serde_json::to_vec(addresses)?),
+            Self::Format(format) => ("format", serde_json::to_vec(format)?),
+        };
+        Ok(Request::post(format!("{PREFIX}{path}")).body(Body::from(body))?)
+    }
+
+    /// Whether a record says so already.
+    pub fn is_on(&self, record: &Member) -> bool {
+        match self {
+            Self::Addresses(addresses) => record.addresses == *addresses,
+            Self::Format(format) => record.format == *format,
+        }
+    }
+
+    fn put_on(&self, record: &mut Member) {
+        match self {
+            Self::Addresses(addresses) => record.addresses.clone_from(addresses),
+            Self::Format(format) => record.format = *format,
+        }
+    }
+}
+
+/// Puts a member's news on record, if it still is who it was.
+pub async fn set(kv: &dyn Kv, name: &str, key: &str, news: &News) -> Result<()> {
     let path = format!("{MEMBERS}{name}");
     let record = kv.get(&path).context("no such member")?;
     let mut member: Member = serde_json::from_slice(&record.value)?;
     anyhow::ensure!(member.key == key, "another node is {name} now");
     // Told twice: the node's own replica was behind.
-    if member.addresses == addresses {
+    if news.is_on(&member) {
         return Ok(());
     }
-    member.addresses = addresses.to_vec();
+    news.put_on(&mut member);
     let value = Some(Bytes::from(serde_json::to_vec(&member)?));
     let write = Write { key: path, expect: Expect::Modified(record.modified), value };
     kv.commit(Txn { writes: vec![write] }).await.context("cannot be written")?;
@@ -412,16 +465,19 @@ mod tests {
             port: 6443,
             vote: true,
             key: "k".into(),
+            format: 0,
         };
         let value = Some(Bytes::from(serde_json::to_vec(&member).unwrap()));
         let write = Write { key: format!("{MEMBERS}a"), expect: Expect::Absent, value };
         kv.commit(Txn { writes: vec![write] }).await.unwrap();
         let new: Vec<IpAddr> = vec!["192.168.1.9".parse().unwrap()];
-        assert!(set_addresses(&kv, "a", "another", &new).await.is_err());
-        assert!(set_addresses(&kv, "b", "k", &new).await.is_err());
-        set_addresses(&kv, "a", "k", &new).await.unwrap();
+        let moved = News::Addresses(new.clone());
+        assert!(set(&kv, "a", "another", &moved).await.is_err());
+        assert!(set(&kv, "b", "k", &moved).await.is_err());
+        set(&kv, "a", "k", &moved).await.unwrap();
+        set(&kv, "a", "k", &News::Format(3)).await.unwrap();
         let record = kv.get(&format!("{MEMBERS}a")).unwrap();
         let now: Member = serde_json::from_slice(&record.value).unwrap();
-        assert_eq!(now, Member { addresses: new, ..member });
+        assert_eq!(now, Member { addresses: new, format: 3, ..member });
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use cluster::join::{ClusterSettings, Token};
-use cluster::members::Member;
+use cluster::members::{Member, understood};
 use cluster::pki::{self, Authority, MASTERS_GROUP, Pair};
 use http::Request;
 use http_body_util::BodyExt;
@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::dial::Dialer;
 use crate::finder::Finder;
 use crate::front::Front;
-use crate::gate::{self, Gate};
+use crate::gate::{self, Gate, News};
 use crate::health::Health;
 use crate::kubelet_port::{self, KubeletDialer};
 use crate::leader::Leader;
@@ -35,7 +35,7 @@ use crate::roster::{CA, CLUSTER, MEMBERS, Roster};
 use crate::serving::Certificate;
 use crate::state::{Files, NodeState, kubeconfig};
 use crate::status_port;
-use crate::upgrader::Upgrader;
+use crate::upgrader::{self, Upgrader};
 
 /// The API's version: behaviour and types are those of this Kubernetes.
 pub const KUBERNETES: &str = concat!("v1.36.0+bramble.", env!("CARGO_PKG_VERSION"));
@@ -158,7 +158,19 @@ impl Running {
             spawn.task(dns::mdns::answer(address));
             spawn.task(finder.run(address));
         }
-        spawn.task(announce(client.clone(), store.clone(), roster.clone(), state.member.clone()));
+        spawn.task(write_what_all_understand(store.clone(), roster.clone()));
+        let announcer = Announcer {
+            client: client.clone(),
+            store: store.clone(),
+            roster: roster.clone(),
+            me: state.member.clone(),
+        };
+        spawn.task(announcer.clone().run(News::Addresses(state.member.addresses.clone())));
+        spawn.task(async move {
+            // A system on trial may be left for the one before, which then would have to understand what this one does.
+            upgrader::kept().await;
+            announcer.run(News::Format(store::FORMAT)).await;
+        });
         tasks.spawn(front.run(ports.api, shutdown.clone()));
         let leader = Leader {
             api,
@@ -477,44 +489,70 @@ async fn refresh_members(client: NodeClient, roster: Roster, store: Store, mut n
     }
 }
 
-/// Tells the cluster this node's addresses whenever its record says others.
-async fn announce(client: NodeClient, store: Store, roster: Roster, me: Member) {
-    let mut members = roster.subscribe();
-    loop {
-        let known =
-            members.borrow_and_update().iter().find(|m| m.name == me.name && m.key == me.key).cloned();
-        let mut pause = None;
-        if known.is_some_and(|known| known.addresses != me.addresses) {
-            match tell(&client, &store, &me).await {
-                Ok(()) => {
-                    tracing::info!(addresses = ?me.addresses, "the cluster knows this node's addresses")
+/// Tells the cluster what is new with this node whenever its record says otherwise.
+#[derive(Clone)]
+struct Announcer {
+    client: NodeClient,
+    store: Store,
+    roster: Roster,
+    me: Member,
+}
+
+impl Announcer {
+    async fn run(self, news: News) {
+        let mut members = self.roster.subscribe();
+        loop {
+            let me = &self.me;
+            let known =
+                members.borrow_and_update().iter().find(|m| m.name == me.name && m.key == me.key).cloned();
+            let mut pause = None;
+            if known.is_some_and(|known| !news.is_on(&known)) {
+                match self.tell(&news).await {
+                    Ok(()) => tracing::info!(?news, "the cluster knows what is new with this node"),
+                    // A leader older than this agent may not even know of such news.
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        tracing::debug!(
+                            ?news,
+                            error,
+                            "the cluster does not know yet what is new with this node"
+                        );
+                    }
                 }
-                Err(error) => {
-                    tracing::debug!(
-                        error = format!("{error:#}"),
-                        "the cluster does not know this node's addresses yet"
-                    );
-                }
+                // Until the record says so: what was told may have been told to a leader that has just lost its place.
+                pause = Some(tokio::time::sleep(Duration::from_secs(1)));
             }
-            // Until the record says so: what was told may have been told to a leader that has just lost its place.
-            pause = Some(tokio::time::sleep(Duration::from_secs(1)));
+            tokio::select! {
+                changed = members.changed() => if changed.is_err() { return },
+                () = async { match pause { Some(pause) => pause.await, None => std::future::pending().await } } => {}
+            }
         }
-        tokio::select! {
-            changed = members.changed() => if changed.is_err() { return },
-            () = async { match pause { Some(pause) => pause.await, None => std::future::pending().await } } => {}
+    }
+
+    async fn tell(&self, news: &News) -> Result<()> {
+        if self.store.status().borrow().leading {
+            return gate::set(&self.store, &self.me.name, &self.me.key, news).await;
         }
+        let answer = self.client.request(news.request()?).await.map_err(|e| anyhow::anyhow!(e))?;
+        anyhow::ensure!(answer.status().is_success(), "{}", answer.status());
+        Ok(())
     }
 }
 
-async fn tell(client: &NodeClient, store: &Store, me: &Member) -> Result<()> {
-    if store.status().borrow().leading {
-        return gate::set_addresses(store, &me.name, &me.key, &me.addresses).await;
+/// Keeps the store from writing what a member would not understand.
+async fn write_what_all_understand(store: Store, roster: Roster) {
+    let mut members = roster.subscribe();
+    let mut before = None;
+    loop {
+        let format = understood(&members.borrow_and_update());
+        if before.replace(format) != Some(format) {
+            tracing::info!(format, "all members understand this format of the log");
+        }
+        store.understood(format);
+        if members.changed().await.is_err() {
+            return;
+        }
     }
-    let body = axum::body::Body::from(serde_json::to_vec(&me.addresses)?);
-    let request = Request::post(format!("{}addresses", gate::PREFIX)).body(body)?;
-    let answer = client.request(request).await.map_err(|e| anyhow::anyhow!(e))?;
-    anyhow::ensure!(answer.status().is_success(), "{}", answer.status());
-    Ok(())
 }
 
 async fn members(client: &NodeClient) -> Result<Vec<Member>> {

@@ -26,7 +26,8 @@ pub fn named(status: &Status, roster: &Roster, me: &str) -> RaftStatus {
         last_index: status.last_index,
         this_node: me.to_owned(),
         this_role: format!("{:?}", status.role).to_lowercase(),
-        disk_error: status.disk_error.clone(),
+        // To whoever looks both are the same: this node's copy of the state stands still.
+        disk_error: status.halted.clone().or_else(|| status.disk_error.clone()),
     }
 }
 

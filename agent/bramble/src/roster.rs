@@ -129,6 +129,7 @@ mod tests {
             port: 6443,
             vote: true,
             key: "k".into(),
+            format: 0,
         };
         let roster = Roster::new(vec![member(vec![old])]);
         roster.hear("somebody else's", new);

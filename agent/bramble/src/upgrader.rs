@@ -125,9 +125,15 @@ async fn install(from: &str) -> Result<()> {
             said.trim().chars().rev().take(WORDS).collect::<Vec<_>>().into_iter().rev().collect();
         bail!("{}", end.trim_start_matches("error: "));
     }
-    let status = Command::new("systemctl").arg("reboot").status().await.context("systemctl reboot")?;
-    if !status.success() {
-        bail!("the update is in place, but `systemctl reboot` failed");
+    tokio::task::spawn_blocking(upgrade::reboot).await.context("rebooting")?
+}
+
+/// Resolves once the system that runs is no longer on trial, or is not one of a card's two.
+pub async fn kept() {
+    while tokio::task::spawn_blocking(upgrade::boot)
+        .await
+        .is_ok_and(|boot| boot.is_ok_and(|here| here.state.good != here.running))
+    {
+        tokio::time::sleep(TRIAL).await;
     }
-    Ok(())
 }

@@ -146,6 +146,9 @@ pub struct Request {
     pub addresses: Vec<std::net::IpAddr>,
     /// Whether it may become a voter.
     pub vote: bool,
+    /// [`Member::format`].
+    #[serde(default)]
+    pub format: u32,
 }
 
 /// The request with the joiner's proof over its exact bytes.

@@ -25,6 +25,15 @@ pub struct Member {
     pub vote: bool,
     /// SHA-256 of its public key, hex: who it is.
     pub key: String,
+    /// The newest format of the store's log that its agent understands (`store::FORMAT`); agents that say nothing
+    /// understand the first. The cluster writes what all its members understand.
+    #[serde(default)]
+    pub format: u32,
+}
+
+/// The newest format that all members understand.
+pub fn understood(members: &[Member]) -> u32 {
+    members.iter().map(|member| member.format).min().unwrap_or(0)
 }
 
 /// How long a member must have been healthy before it is given a vote.

@@ -27,6 +27,7 @@ use host::{Opened, Place};
 use install::Here;
 use progress::Progress;
 
+pub use host::reboot;
 pub use record::{ANSWER, Act, Answer, Here as Boot, Progress as Outcome, REQUEST, Request, decide};
 
 /// Where the image keeps the public keys whose updates are taken.

@@ -48,6 +48,8 @@ pub(crate) struct CoreConfig {
     pub snapshot_bytes: usize,
     /// Makes election timeouts a function of this and the term, so that a simulation can be replayed.
     pub election_seed: Option<u64>,
+    /// The newest format of entries that is applied: [`wire::FORMAT`], but for tests.
+    pub format: u32,
 }
 
 /// Work for the disk, to be done in the order given.
@@ -83,6 +85,9 @@ pub(crate) struct Core {
     hard_state: HardState,
     conf_state: ConfState,
     applied: Position,
+    /// Why no entry is applied any more: the next one is newer than this code. Such a node is as if it were off; the
+    /// others do without it until it is upgraded.
+    halted: Option<String>,
     /// Proposals by index.
     pending: VecDeque<Pending>,
     pending_change: Option<Pending>,
@@ -147,6 +152,7 @@ impl Core {
             hard_state,
             conf_state,
             applied,
+            halted: None,
             pending: VecDeque::new(),
             pending_change: None,
             outstanding: VecDeque::new(),
@@ -171,6 +177,9 @@ impl Core {
 
     pub(crate) fn tick(&mut self) {
         self.now += 1;
+        if self.halted.is_some() {
+            return;
+        }
         // Raft asserts that whoever becomes leader has its whole log on disk; a lone voter elects itself at once.
         let log = &self.raw.raft.raft_log;
         let behind = self.is_only_voter() && log.persisted < log.last_index();
@@ -217,6 +226,9 @@ impl Core {
 
     /// Takes a message from another member. One that no correct member would send is dropped.
     pub(crate) fn step(&mut self, message: Message) {
+        if self.halted.is_some() {
+            return;
+        }
         if let Err(reason) = guard::check(&self.raw.raft, self.installing.is_some(), &message) {
             tracing::warn!(from = message.from, kind = ?message.msg_type(), reason, "dropped a Raft message");
             return;
@@ -246,7 +258,9 @@ impl Core {
         }
         let first = self.raw.raft.raft_log.last_index() + 1;
         // A follower would pass the proposal on, and nobody could tell what became of it.
-        let led = self.raw.raft.state == StateRole::Leader && self.raw.raft.step(message).is_ok();
+        let led = self.halted.is_none()
+            && self.raw.raft.state == StateRole::Leader
+            && self.raw.raft.step(message).is_ok();
         let term = self.raw.raft.term;
         for (offset, token) in tokens.into_iter().enumerate() {
             if led {
@@ -269,7 +283,7 @@ impl Core {
 
     fn propose_change(&mut self, change: &Change) -> Result<Option<Position>, ChangeError> {
         let raft = &self.raw.raft;
-        if raft.state != StateRole::Leader || raft.lead_transferee.is_some() {
+        if self.halted.is_some() || raft.state != StateRole::Leader || raft.lead_transferee.is_some() {
             return Err(ChangeError::NotLeader);
         }
         if self.pending_change.is_some() || raft.has_pending_conf() || is_joint(&self.conf_state) {
@@ -378,6 +392,11 @@ impl Core {
             let ready = self.raw.ready();
             self.take(ready);
         }
+        if self.halted.is_some() {
+            // What it would say or keep could be about entries that it has not applied.
+            self.out.messages.clear();
+            return std::mem::take(&mut self.out);
+        }
         self.make_wanted_snapshot();
         self.note_sent_snapshots();
         self.snapshot_when_due();
@@ -480,18 +499,31 @@ impl Core {
                 EntryType::EntryNormal => run.push(entry),
                 EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
                     self.apply_run(std::mem::take(&mut run));
+                    if self.halted.is_some() {
+                        return;
+                    }
                     self.apply_change(&entry);
                 }
             }
         }
         self.apply_run(run);
+        if self.halted.is_some() {
+            return;
+        }
         self.applied = last;
         self.raw.advance_apply_to(last.index);
         self.finish_change();
         self.leave_if_removed();
     }
 
-    fn apply_run(&mut self, entries: Vec<Entry>) {
+    fn apply_run(&mut self, mut entries: Vec<Entry>) {
+        if self.halted.is_some() {
+            return;
+        }
+        if let Some(newer) = entries.iter().position(|entry| wire::needs(&entry.data) > self.config.format) {
+            self.halt(&entries[newer]);
+            entries.truncate(newer);
+        }
         let mut positions = Vec::with_capacity(entries.len());
         let mut txns = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -513,6 +545,13 @@ impl Core {
             let result = result.map_err(|c| CommitError::Conflict { key: c.key, current: c.current });
             self.answer(at, result);
         }
+    }
+
+    fn halt(&mut self, newer: &Entry) {
+        let why = wire::too_new(wire::needs(&newer.data), self.config.format);
+        tracing::error!(index = newer.index, "{why}");
+        self.halted = Some(why);
+        self.lost_leadership();
     }
 
     fn answer(&mut self, at: Position, result: Result<Revision, CommitError>) {
@@ -586,7 +625,12 @@ impl Core {
         let bytes = self.raw.store().bytes().saturating_sub(self.bytes_kept);
         let due = entries >= self.config.snapshot_entries || bytes >= self.config.snapshot_bytes;
         // With nothing applied since the last one, a new snapshot could not cut the log.
-        if !due || entries == 0 || self.snapshot_running || self.now < self.snapshot_not_before {
+        if !due
+            || entries == 0
+            || self.halted.is_some()
+            || self.snapshot_running
+            || self.now < self.snapshot_not_before
+        {
             return;
         }
         self.snapshot_running = true;

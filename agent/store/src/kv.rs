@@ -52,6 +52,30 @@ pub struct Txn {
     pub writes: Vec<Write>,
 }
 
+impl Txn {
+    /// The format that a replica must know to apply it.
+    pub(crate) fn needs(&self) -> u32 {
+        u32::from(self.writes.iter().any(|write| matches!(write.expect, Expect::Stays(_))))
+    }
+
+    /// Does without what members of a format below 1 do not understand: [`Expect::Stays`] is checked now instead of
+    /// when the transaction is applied.
+    ///
+    /// # Errors
+    /// If such a condition does not hold.
+    pub(crate) fn for_format_0(mut self, get: impl Fn(&str) -> Option<Record>) -> Result<Self, CommitError> {
+        for write in &self.writes {
+            let Expect::Stays(revision) = write.expect else { continue };
+            let current = get(&write.key);
+            if current.as_ref().is_none_or(|record| record.modified != revision) {
+                return Err(CommitError::Conflict { key: write.key.clone(), current });
+            }
+        }
+        self.writes.retain(|write| !matches!(write.expect, Expect::Stays(_)));
+        Ok(self)
+    }
+}
+
 /// One change as watchers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -153,4 +177,27 @@ pub trait Kv: Send + Sync + 'static {
     async fn commit(&self, txn: Txn) -> Result<Revision, CommitError>;
     /// Changes after `after` (exclusive) under `prefix`.
     fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, Compacted>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_that_older_members_do_not_know_is_checked_before() {
+        let record = Record { key: Arc::from("/home"), value: Bytes::new(), created: 1, modified: 4 };
+        let get = |key: &str| (key == "/home").then(|| record.clone());
+        let write = Write { key: "/a".into(), expect: Expect::Absent, value: Some(Bytes::new()) };
+        let txn = |key: &str, at| Txn {
+            writes: vec![Write { key: key.into(), expect: Expect::Stays(at), value: None }, write.clone()],
+        };
+        assert_eq!(txn("/home", 4).needs(), 1);
+        let older = txn("/home", 4).for_format_0(get).unwrap();
+        assert_eq!(older, Txn { writes: vec![write.clone()] });
+        assert_eq!(older.needs(), 0);
+        let conflict = CommitError::Conflict { key: "/home".into(), current: Some(record.clone()) };
+        assert_eq!(txn("/home", 3).for_format_0(get), Err(conflict));
+        let conflict = CommitError::Conflict { key: "/gone".into(), current: None };
+        assert_eq!(txn("/gone", 4).for_format_0(get), Err(conflict));
+    }
 }

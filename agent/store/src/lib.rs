@@ -33,3 +33,4 @@ pub use kv::*;
 pub use status::{Progress, Role, Status};
 pub use store::{BootstrapError, Config, MAX_MESSAGE, ReceiveError, Store, Transport, is_snapshot};
 pub use volatile::Volatile;
+pub use wire::FORMAT;

@@ -14,6 +14,8 @@ pub enum Role {
     Candidate,
     /// Leads.
     Leader,
+    /// Takes no part: the log holds entries that are newer than this code.
+    Halted,
 }
 
 /// How far another member is, as the leader sees it.
@@ -60,6 +62,8 @@ pub struct Status {
     pub progress: Vec<Progress>,
     /// Why the disk takes no writes at the moment.
     pub disk_error: Option<String>,
+    /// Why this node takes no part any more: it is older than what the others have written.
+    pub halted: Option<String>,
 }
 
 impl Status {
@@ -74,6 +78,7 @@ impl Status {
             || self.learners != other.learners
             || self.leaving != other.leaving
             || self.disk_error != other.disk_error
+            || self.halted != other.halted
             || progress(self) != progress(other)
     }
 }

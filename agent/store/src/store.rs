@@ -1,7 +1,7 @@
 //! The handle to a running store.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -142,6 +142,8 @@ struct Inner {
     election: Duration,
     commands: Sender<Command>,
     space: Arc<Space>,
+    /// What every member understands.
+    format: AtomicU32,
     status: watch::Receiver<Status>,
     commits: Arc<Semaphore>,
     commit_units: Arc<Semaphore>,
@@ -173,6 +175,7 @@ impl Store {
             snapshot_entries: config.snapshot_entries.max(1),
             snapshot_bytes: config.snapshot_bytes.max(1),
             election_seed: None,
+            format: wire::FORMAT,
         };
         if config.id == 0 {
             return Err(OpenError::Config("0 is not a node id".into()));
@@ -225,6 +228,7 @@ impl Store {
             election: config.tick * 2 * u32::try_from(config.election_ticks).unwrap_or(u32::MAX),
             commands,
             space,
+            format: AtomicU32::new(0),
             status,
             commits: Arc::new(Semaphore::new(COMMITS)),
             commit_units: Arc::new(Semaphore::new(COMMIT_UNITS)),
@@ -279,6 +283,12 @@ impl Store {
     /// What this node knows of itself; see [`Status`].
     pub fn status(&self) -> watch::Receiver<Status> {
         self.inner.status.clone()
+    }
+
+    /// Says which format of log entries every member understands, so that this node, when it leads, writes no newer ones.
+    /// Until then it is the oldest.
+    pub fn understood(&self, format: u32) {
+        self.inner.format.store(format.min(wire::FORMAT), Ordering::Relaxed);
     }
 
     /// Changes who is a member; resolves when the change is applied.
@@ -381,6 +391,11 @@ impl Kv for Store {
                 return Err(CommitError::Disk(error.clone()));
             }
         }
+        let txn = if inner.format.load(Ordering::Relaxed) < txn.needs() {
+            txn.for_format_0(|key| inner.space.get(key))?
+        } else {
+            txn
+        };
         let units = (size / 1024 + 1).min(COMMIT_UNITS) as u32;
         let closed = |_| CommitError::Closed;
         let permits = [

@@ -220,7 +220,10 @@ fn writable(device: &Path) -> Result<Undo> {
 }
 
 /// Reboots through systemd, so that the agent and the containers stop in order.
-pub(crate) fn reboot() -> Result<()> {
+///
+/// # Errors
+/// If systemd does not take it.
+pub fn reboot() -> Result<()> {
     let status = Command::new("systemctl").arg("reboot").status().context("systemctl reboot")?;
     if !status.success() {
         bail!("`systemctl reboot` failed; the update is in place, reboot by hand");

@@ -7,6 +7,9 @@ use crate::status::{Progress, Role, Status};
 
 impl Core {
     pub(crate) fn role(&self) -> Role {
+        if self.halted.is_some() {
+            return Role::Halted;
+        }
         match self.raw.raft.state {
             StateRole::Leader => Role::Leader,
             StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
@@ -42,7 +45,7 @@ impl Core {
         Status {
             id: self.config.id,
             role,
-            leader: Some(raft.leader_id).filter(|id| *id != 0),
+            leader: Some(raft.leader_id).filter(|id| *id != 0 && self.halted.is_none()),
             leading: role == Role::Leader && self.applied.term == raft.term,
             term: raft.term,
             committed: raft.raft_log.committed,
@@ -55,6 +58,7 @@ impl Core {
             leaving: sorted(&leaving),
             progress,
             disk_error: None,
+            halted: self.halted.clone(),
         }
     }
 }
