@@ -2,7 +2,8 @@
 //!
 //! The plan ([`super::plan`]) says what comes next; here it is done, through the Kubernetes API only: a node is cordoned
 //! and drained as `kubectl drain` does, asked by annotation, and awaited. It uncordons itself when it is done. Nothing
-//! is remembered here: who stops this command can start it again, and it goes on where it was.
+//! is remembered here: who stops this command can start it again, and it goes on where it was. After a failure it is
+//! another attempt, which the number behind the id tells: who is done stays done, who failed is asked again.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +17,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::plan::{self, Next};
-use super::record::{ANSWER, Answer, REQUEST, Request};
+use super::record::{ANSWER, Answer, Progress, REQUEST, Request};
 use crate::wire::{self, Info};
 
 /// Between two looks at the nodes: reboots take minutes, and the API itself may be away meanwhile.
@@ -37,7 +38,11 @@ pub(crate) async fn run(socket: &Path, from: &str, id: String) -> Result<()> {
     if info.role == "none" {
         bail!("this node is in no cluster");
     }
-    let cluster = Cluster { client: client().await?, info, id, from: from.to_owned() };
+    let mut cluster =
+        Cluster { client: client().await?, info, bundle: id.clone(), id, from: from.to_owned() };
+    let nodes = Api::<Node>::all(cluster.client.clone()).list(&ListParams::default()).await?;
+    let answers: Vec<Answer> = nodes.items.iter().filter_map(|node| annotation(node, ANSWER)).collect();
+    cluster.id = attempt(&cluster.bundle, &answers);
     cluster.run().await
 }
 
@@ -53,6 +58,8 @@ async fn client() -> Result<kube::Client> {
 struct Cluster {
     client: kube::Client,
     info: Info,
+    /// What all attempts at this bundle have in common, and the present one.
+    bundle: String,
     id: String,
     from: String,
 }
@@ -112,7 +119,12 @@ impl Cluster {
             voter: self.info.voters.contains(&name),
             here: name == self.info.node,
             asked: request.is_some_and(|request| request.id == self.id),
-            answer: answer.filter(|answer| answer.id == self.id).map(|answer| answer.progress),
+            answer: answer
+                .filter(|answer| {
+                    answer.id == self.id
+                        || bundle_of(&answer.id) == self.bundle && answer.progress == Progress::Done
+                })
+                .map(|answer| answer.progress),
             name,
         }
     }
@@ -172,6 +184,20 @@ impl Cluster {
     }
 }
 
+/// The id of an upgrade to a bundle: the attempt under way, or the next one if that has failed.
+fn attempt(bundle: &str, answers: &[Answer]) -> String {
+    let of_bundle = answers.iter().filter(|answer| bundle_of(&answer.id) == bundle);
+    let number = |answer: &Answer| answer.id.rsplit_once('#').and_then(|(_, n)| n.parse().ok()).unwrap_or(1);
+    let last: u32 = of_bundle.clone().map(number).max().unwrap_or(1);
+    let failed = |answer: &Answer| number(answer) == last && matches!(answer.progress, Progress::Failed(_));
+    let now = if of_bundle.clone().any(failed) { last.saturating_add(1) } else { last };
+    format!("{bundle}#{now}")
+}
+
+fn bundle_of(id: &str) -> &str {
+    id.rsplit_once('#').map_or(id, |(bundle, _)| bundle)
+}
+
 fn annotation<T: serde::de::DeserializeOwned>(node: &Node, name: &str) -> Option<T> {
     serde_json::from_str(node.metadata.annotations.as_ref()?.get(name)?).ok()
 }
@@ -202,6 +228,25 @@ mod tests {
         assert!(!must_go(&pod(json!({"metadata": {"annotations": {MIRROR: "x"}}}))));
         let owner = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u", "controller": true});
         assert!(!must_go(&pod(json!({"metadata": {"ownerReferences": [owner]}}))));
+    }
+
+    #[test]
+    fn what_failed_is_tried_again() {
+        let answer = |id: &str, progress| Answer {
+            id: id.to_owned(),
+            boot: "x".to_owned(),
+            slot: "a".to_owned(),
+            progress,
+        };
+        let failed = || Progress::Failed("no space".to_owned());
+        assert_eq!(attempt("2-ab", &[]), "2-ab#1");
+        assert_eq!(attempt("2-ab", &[answer("2-ab#1", Progress::Running)]), "2-ab#1");
+        assert_eq!(attempt("2-ab", &[answer("1-cd#1", failed())]), "2-ab#1");
+        let answers = [answer("2-ab#1", Progress::Done), answer("2-ab#1", failed())];
+        assert_eq!(attempt("2-ab", &answers), "2-ab#2");
+        // That one is under way, or is done.
+        let answers = [answer("2-ab#1", failed()), answer("2-ab#2", Progress::Done)];
+        assert_eq!(attempt("2-ab", &answers), "2-ab#2");
     }
 
     #[test]
