@@ -1,5 +1,6 @@
 //! A card: a copy of the image as large as a card, and its boot partition by mtools.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -35,8 +36,7 @@ impl Card {
     pub fn of(image: PathBuf) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("bramble-card-").tempdir_in(temporary()?)?;
         let path = folder.path().join("card.img");
-        let copied = Command::new("cp").args(["--sparse=always"]).arg(&image).arg(&path).status()?;
-        ensure!(copied.success(), "{} cannot be copied", image.display());
+        copy(&image, &path)?;
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
         ensure!(file.metadata()?.len() <= CARD, "{} is larger than a card of 2 GiB", image.display());
         file.set_len(CARD)?;
@@ -44,9 +44,68 @@ impl Card {
         Ok(Self { folder, image, boot })
     }
 
+    /// Another card with the same content.
+    pub fn duplicate(&self) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("bramble-card-").tempdir_in(temporary()?)?;
+        copy(&self.path(), &folder.path().join("card.img"))?;
+        Ok(Self { folder, image: self.image.clone(), boot: self.boot })
+    }
+
+    /// The card as a file to be written.
+    pub fn open(&self) -> Result<File> {
+        Ok(OpenOptions::new().read(true).write(true).open(self.path())?)
+    }
+
+    /// The bytes of a partition.
+    pub fn partition(&self, number: u8) -> Result<std::ops::Range<u64>> {
+        let (start, length) = partition(&self.open()?, number.into())?;
+        Ok(start..start + length)
+    }
+
+    /// Whether a slot holds what it holds on another card: the same root, the same boot files.
+    pub fn same_slot(&self, other: &Self, slot: slots::Slot) -> Result<bool> {
+        Ok(self.boot_files(slot)? == other.boot_files(slot)? && self.same_root(other, slot)?)
+    }
+
+    fn same_root(&self, other: &Self, slot: slots::Slot) -> Result<bool> {
+        let (mut ours, mut theirs) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+        let (a, b, range) = (self.open()?, other.open()?, self.partition(slot.partition())?);
+        for at in range.clone().step_by(ours.len()) {
+            let step = ours.len().min(usize::try_from(range.end - at)?);
+            a.read_exact_at(&mut ours[..step], at)?;
+            b.read_exact_at(&mut theirs[..step], at)?;
+            if ours[..step] != theirs[..step] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A slot's boot files by name; none of a folder that is missing or cannot be read.
+    fn boot_files(&self, slot: slots::Slot) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+        let to = tempfile::tempdir_in(self.folder.path())?;
+        let mut command = Command::new("mcopy");
+        command.args(["-s", "-n", "-o", "-i", &self.drive(), &format!("::{}", slot.folder())]).arg(to.path());
+        let mut files = BTreeMap::new();
+        if mtools(&mut command).is_ok() {
+            read_tree(to.path(), Path::new(""), &mut files)?;
+        }
+        Ok(files)
+    }
+
     /// The image that it is a copy of.
     pub fn image(&self) -> &Path {
         &self.image
+    }
+
+    /// The update bundle that was baked with the image: `BRAMBLE_UPDATE`, or the one beside it.
+    pub fn bundle(&self) -> Result<PathBuf> {
+        let path = match std::env::var_os("BRAMBLE_UPDATE") {
+            Some(path) => PathBuf::from(path),
+            None => self.image.with_extension("update"),
+        };
+        ensure!(path.exists(), "no update bundle {}: hack/image makes it", path.display());
+        Ok(path)
     }
 
     /// The card as a file.
@@ -155,6 +214,25 @@ fn temporary() -> Result<PathBuf> {
     let folder = crate::out().join("qemu");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     Ok(folder)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = Command::new("cp").args(["--sparse=always"]).arg(from).arg(to).status()?;
+    ensure!(copied.success(), "{} cannot be copied", from.display());
+    Ok(())
+}
+
+fn read_tree(root: &Path, below: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) -> Result<()> {
+    for entry in fs::read_dir(root.join(below))? {
+        let entry = entry?;
+        let name = below.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            read_tree(root, &name, files)?;
+        } else {
+            files.insert(name, fs::read(entry.path())?);
+        }
+    }
+    Ok(())
 }
 
 fn newest(out: &Path, board: &str) -> Result<PathBuf> {

@@ -52,8 +52,7 @@ pub fn master(guest: &mut Guest) -> Result<()> {
 
 /// An image made on the node out of its own shell is loaded, run and answers.
 pub fn workload(guest: &mut Guest) -> Result<()> {
-    guest.ok(&archive_of_a_shell(), 3 * MINUTE)?;
-    guest.ok("kube-config load /root/hello.tar", 3 * MINUTE)?;
+    image(guest)?;
     guest.ok(
         "kubectl run hello --image=example.org/hello:1 --image-pull-policy=Never --restart=Never",
         MINUTE,
@@ -61,6 +60,13 @@ pub fn workload(guest: &mut Guest) -> Result<()> {
     guest.until("kubectl get pod hello", "Completed", 4 * MINUTE)?;
     guest.until("kubectl logs hello", "hello from the card", MINUTE)?;
     guest.ok("kubectl delete pod hello", 2 * MINUTE)?;
+    Ok(())
+}
+
+/// Makes an image out of the node's own shell and loads it: `example.org/hello:1`.
+pub fn image(guest: &mut Guest) -> Result<()> {
+    guest.ok(&archive_of_a_shell(), 3 * MINUTE)?;
+    guest.ok("kube-config load /root/hello.tar", 3 * MINUTE)?;
     Ok(())
 }
 

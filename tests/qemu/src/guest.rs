@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -32,8 +32,13 @@ pub enum Net {
     /// QEMU's own: DHCP, the host's network, and ports of the host for the API and SSH.
     User,
     /// A [`crate::Hub`]; the number makes the hardware address.
-    Hub(std::path::PathBuf, u8),
+    Hub(PathBuf, u8),
+    /// The same, and it brings the host along: all on the hub reach it as [`UPLINK`]. The hub is 10.9.0.0/24.
+    HubAndHost(PathBuf, u8),
 }
+
+/// The host's address on a hub that has it.
+pub const UPLINK: &str = "10.9.0.254";
 
 /// One machine with a card in it.
 #[derive(Debug)]
@@ -44,6 +49,8 @@ pub struct Guest {
     machine: Machine,
     board: toml::Table,
     net: Net,
+    /// Where to note what is written to the card, from the next power-on.
+    record: Option<PathBuf>,
     api: u16,
     ssh: u16,
     clock: Option<&'static str>,
@@ -78,6 +85,7 @@ impl Guest {
             api: free_port()?,
             ssh: free_port()?,
             clock: None,
+            record: None,
             running: None,
             commands: 0,
         })
@@ -96,6 +104,11 @@ impl Guest {
     /// What its clock says at every power-on, as in `2020-01-01T00:00:00`: a Pi has none that runs on.
     pub fn set_clock(&mut self, time: &'static str) {
         self.clock = Some(time);
+    }
+
+    /// Notes what is written to the card in a file from the next power-on (a virt machine only); see [`crate::Writes`].
+    pub fn record(&mut self, log: Option<PathBuf>) {
+        self.record = log;
     }
 
     /// Switches it on.
@@ -143,22 +156,34 @@ impl Guest {
         "qemu-system-aarch64"
     }
 
-    fn netdev(&self) -> String {
-        match &self.net {
-            Net::User => format!(
+    /// What ends in the network device `n0`.
+    fn netdevs(&self, command: &mut Command) {
+        let hub = |id: &str, path: &Path| {
+            format!("stream,id={id},server=off,addr.type=unix,addr.path={}", path.display())
+        };
+        let devices = match &self.net {
+            Net::User => vec![format!(
                 "user,id=n0,hostfwd=tcp:127.0.0.1:{}-:6443,hostfwd=tcp:127.0.0.1:{}-:22",
                 self.api, self.ssh
-            ),
-            Net::Hub(path, _) => {
-                format!("stream,id=n0,server=off,addr.type=unix,addr.path={}", path.display())
-            }
+            )],
+            Net::Hub(path, _) => vec![hub("n0", path)],
+            Net::HubAndHost(path, _) => vec![
+                hub("s0", path),
+                format!("user,id=u0,net=10.9.0.0/24,host={UPLINK},dhcpstart=10.9.0.200"),
+                "hubport,id=h0,hubid=0,netdev=s0".to_owned(),
+                "hubport,id=h1,hubid=0,netdev=u0".to_owned(),
+                "hubport,id=n0,hubid=0".to_owned(),
+            ],
+        };
+        for device in devices {
+            command.args(["-netdev", &device]);
         }
     }
 
     fn mac(&self) -> String {
         let last = match self.net {
             Net::User => 0x10,
-            Net::Hub(_, number) => number,
+            Net::Hub(_, number) | Net::HubAndHost(_, number) => number,
         };
         // A usb-net of QEMU's has 40 in front whatever is asked for.
         format!("40:54:00:12:34:{last:02x}")
@@ -167,10 +192,25 @@ impl Guest {
     fn virt(&self, command: &mut Command, loaded: &firmware::Loaded) {
         let (machine, cpu) =
             if self.is_32_bit() { ("virt,highmem=off", "cortex-a15") } else { ("virt", "cortex-a53") };
-        let drive = format!("if=none,id=card,format=raw,file={}", self.card.path().display());
         command.args(["-M", machine, "-cpu", cpu, "-smp", "2", "-m", "1024"]);
-        command.args(["-drive", &drive, "-device", "virtio-blk-device,drive=card"]);
-        command.args(["-netdev", &self.netdev()]);
+        let card = self.card.path();
+        match &self.record {
+            None => {
+                command.args(["-drive", &format!("if=none,id=card,format=raw,file={}", card.display())]);
+            }
+            Some(log) => {
+                for (name, driver, below) in [
+                    ("file", "file", format!("filename={}", card.display())),
+                    ("log", "file", format!("filename={}", log.display())),
+                    ("raw", "raw", "file=file".to_owned()),
+                    ("card", "blklogwrites", "file=raw,log=log".to_owned()),
+                ] {
+                    command.args(["-blockdev", &format!("driver={driver},node-name={name},{below}")]);
+                }
+            }
+        }
+        command.args(["-device", "virtio-blk-device,drive=card"]);
+        self.netdevs(command);
         command.args(["-device", &format!("virtio-net-device,netdev=n0,mac={}", self.mac())]);
         command.args(["-device", "virtio-rng-device", "-serial", "stdio"]);
         if !self.is_32_bit() {
@@ -187,7 +227,8 @@ impl Guest {
             command.arg("-dtb").arg(dtb);
         }
         command.args(["-drive", &format!("if=sd,format=raw,file={}", self.card.path().display())]);
-        command.args(["-usb", "-netdev", &self.netdev()]);
+        command.arg("-usb");
+        self.netdevs(command);
         command.args(["-device", &format!("usb-net,netdev=n0,mac={}", self.mac())]);
         let index = qemu.get("serial").and_then(|serial| serial.as_integer()).unwrap_or(0);
         for _ in 0..index {
@@ -232,6 +273,14 @@ impl Guest {
         running.console.wait(from, limit, command, |text| between_marks(text, number))
     }
 
+    /// Waits until the machine is off by itself, and switches it on again: what a board does by itself. Gives the time
+    /// to the shell.
+    pub fn back(&mut self, limit: Duration) -> Result<Duration> {
+        self.wait_off_for(limit)?;
+        self.power_on()?;
+        self.shell()
+    }
+
     /// Runs a command line that must work; gives what it said.
     pub fn ok(&mut self, command: &str, limit: Duration) -> Result<String> {
         let output = self.run(command, limit)?;
@@ -273,8 +322,12 @@ impl Guest {
 
     /// Waits until the machine is off by itself (QEMU ends where a board would start anew).
     pub fn wait_off(&mut self) -> Result<()> {
+        self.wait_off_for(DOWN)
+    }
+
+    fn wait_off_for(&mut self, limit: Duration) -> Result<()> {
         let mut running = self.running.take().context("it is off")?;
-        let closed = running.console.wait_closed(DOWN);
+        let closed = running.console.wait_closed(limit);
         if closed.is_err() {
             let _ = running.child.kill();
         }
@@ -282,11 +335,15 @@ impl Guest {
         closed
     }
 
+    /// Goes down by command, and stays off.
+    pub fn down(&mut self) -> Result<()> {
+        self.running()?.keyboard.write_all(b"reboot\n")?;
+        self.wait_off()
+    }
+
     /// Reboots by command, up to the shell.
     pub fn reboot(&mut self) -> Result<Duration> {
-        let running = self.running()?;
-        running.keyboard.write_all(b"reboot\n")?;
-        self.wait_off()?;
+        self.down()?;
         self.power_on()?;
         self.shell()
     }

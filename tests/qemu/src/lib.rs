@@ -3,7 +3,8 @@
 //! QEMU has no Raspberry Pi firmware, so [`firmware`] plays it: it reads `config.txt`, the kernel, the initramfs, the
 //! device tree and the command line out of the image's FAT at every power-on, as the firmware would. [`Guest`] is one
 //! machine: power on, type, read, reboot, pull the plug. [`Card`] is its card: a copy of the image, grown to a card's
-//! size. [`Hub`] is a network between guests that can be cut, lossy and slow.
+//! size; [`Writes`] makes cards as power cuts leave them. [`Hub`] is a network between guests that can be cut, lossy and
+//! slow, [`Server`] a web server for them.
 //! [`image_of`] and [`with_layer`] bake an image of another board or with a layer of a user's.
 //!
 //! Every wait has a limit; what the console said until then is in the error and in `out/qemu/NAME.log`.
@@ -15,12 +16,16 @@ mod console;
 pub mod firmware;
 mod guest;
 mod hub;
+mod server;
+mod writes;
 
 pub use bake::{GREETING, image_of, with_layer};
 pub use card::Card;
 pub use console::Output;
-pub use guest::{Guest, Machine, Net};
+pub use guest::{Guest, Machine, Net, UPLINK};
 pub use hub::{Hub, Line};
+pub use server::Server;
+pub use writes::{Cut, Writes};
 
 use std::path::PathBuf;
 

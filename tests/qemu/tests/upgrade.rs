@@ -1,66 +1,37 @@
 //! `kube-config upgrade` on the running image, from the bundle that was baked with it.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
 use anyhow::{Context, Result};
-use qemu::checks::{MINUTE, healthy_system};
-use qemu::{Guest, Machine, Net};
+use qemu::checks::{MINUTE, healthy_system, image};
+use qemu::{Guest, Hub, Machine, Net, Server, UPLINK};
 use slots::{Slot, Spare};
-
-/// Serves one file over HTTP for as long as the test runs; gives its address as the guest sees it.
-fn serve(path: PathBuf) -> Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let port = listener.local_addr()?.port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            // A guest whose plug was pulled leaves its connection.
-            let _ = answer(stream, &path);
-        }
-    });
-    Ok(format!("http://10.0.2.2:{port}/update"))
-}
-
-fn answer(mut stream: TcpStream, path: &Path) -> io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n")?;
-    io::copy(&mut file, &mut stream).map(drop)
-}
-
-fn bundle(guest: &Guest) -> Result<String> {
-    let image = guest.card.image();
-    let path = image.with_extension("update");
-    anyhow::ensure!(path.exists(), "no update bundle beside {}: hack/image makes it", image.display());
-    serve(path)
-}
 
 fn slot(guest: &mut Guest) -> Result<String> {
     guest.ok("grep -o 'bramble.slot=.' /proc/cmdline", MINUTE).map(|text| text.trim().to_owned())
-}
-
-/// Types the upgrade and lets the machine reboot into it.
-fn upgrade(guest: &mut Guest, from: &str) -> Result<()> {
-    println!("{}", guest.ok(&format!("kube-config upgrade {from} --no-reboot"), 15 * MINUTE)?);
-    guest.reboot().map(drop)
 }
 
 #[test]
 #[ignore = "slow: hack/test --full"]
 fn an_upgrade_is_kept_once_the_agent_is_healthy() -> Result<()> {
     let mut guest = Guest::new("upgrade", "rpi-3", Machine::Virt, Net::User)?;
-    let url = bundle(&guest)?;
+    let server = Server::start(guest.card.bundle()?)?;
     guest.power_on()?;
     guest.shell()?;
     guest.ok("echo kept > /data/kept", MINUTE)?;
     let refused = guest.run("kube-config upgrade --fall-back", MINUTE)?;
     assert!(refused.code != 0 && refused.text.contains("nothing to fall back to"), "{}", refused.text);
-    upgrade(&mut guest, &url)?;
+
+    // A server that goes away in the middle: nothing has changed.
+    server.break_off_after(20 << 20);
+    let command = format!("kube-config upgrade {} --no-reboot", server.url("10.0.2.2"));
+    let broken = guest.run(&command, 15 * MINUTE)?;
+    assert_ne!(broken.code, 0, "{}", broken.text);
+    let status = guest.ok("kube-config upgrade --status", MINUTE)?;
+    assert!(status.contains("slot a (running): good"), "{status}");
+    assert!(status.contains("slot b: holds no complete system"), "{status}");
+    server.break_off_after(u64::MAX);
+
+    println!("{}", guest.ok(&command, 15 * MINUTE)?);
+    guest.reboot()?;
     assert_eq!(slot(&mut guest)?, "bramble.slot=b");
     guest.until("kube-config upgrade --status", "slot b (running): good", 15 * MINUTE)?;
     healthy_system(&mut guest)?;
@@ -77,36 +48,88 @@ fn an_upgrade_is_kept_once_the_agent_is_healthy() -> Result<()> {
     Ok(())
 }
 
-/// The plug is pulled while the update runs, each time a little later: the old system is always back, and in the end
-/// the update goes through.
-#[test]
-#[ignore = "slow: hack/test --full"]
-fn a_plug_pulled_during_an_upgrade_leaves_a_system_that_boots() -> Result<()> {
-    let mut guest = Guest::new("upgrade-plug", "rpi-3", Machine::Virt, Net::User)?;
-    let url = bundle(&guest)?;
-    guest.power_on()?;
-    guest.shell()?;
-    for cut in 0..CUTS {
-        let command = format!("(kube-config upgrade {url} --no-reboot > /root/upgrade.log 2>&1 &)");
-        guest.ok(&command, MINUTE)?;
-        // What is awaited here is the plug, not the guest.
-        std::thread::sleep(Duration::from_millis(500 + 1700 * cut));
-        guest.power_off();
-        guest.power_on()?;
-        guest.shell().with_context(|| format!("after cut {cut}"))?;
-        let running = slot(&mut guest)?;
-        println!("cut {cut}: {running}");
-        if running != "bramble.slot=a" {
-            // All of it was there before the cut.
-            break;
-        }
-    }
-    if slot(&mut guest)? == "bramble.slot=a" {
-        upgrade(&mut guest, &url)?;
-    }
-    guest.until("kube-config upgrade --status", "slot b (running): good", 15 * MINUTE)?;
-    healthy_system(&mut guest)
+fn node(hub: &Hub, number: u8, role: &str) -> Result<Guest> {
+    let name = format!("node{number}");
+    // The first has the host's web server on its side of the hub.
+    let net = if number == 1 { Net::HubAndHost } else { Net::Hub };
+    let guest = Guest::new(&format!("upgrade-{name}"), "rpi-3", Machine::Virt, net(hub.path(), number))?;
+    let text = format!(
+        "hostname = \"{name}\"\nrole = \"{role}\"\ncluster_secret = \"all cards of this batch know it\"\n\
+         [network]\naddress = \"10.9.0.{number}/24\"\n"
+    );
+    guest.card.write("bramble.toml", text.as_bytes())?;
+    Ok(guest)
 }
 
-/// How often the plug is pulled.
-const CUTS: u64 = 20;
+/// A workload that is bound to the second node, and adds a line to a file there whenever it starts.
+const DEPLOYMENT: &str = r#"{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "notes"},
+"spec": {"replicas": 1, "selector": {"matchLabels": {"app": "notes"}}, "template": {"metadata": {"labels": {"app": "notes"}},
+"spec": {"nodeSelector": {"kubernetes.io/hostname": "node2"}, "terminationGracePeriodSeconds": 1,
+"containers": [{"name": "notes", "image": "example.org/hello:1", "imagePullPolicy": "Never",
+"command": ["/bin/bash", "-c", "echo started >> /kept/notes; coproc read; wait"],
+"volumeMounts": [{"name": "kept", "mountPath": "/kept"}]}],
+"volumes": [{"name": "kept", "hostPath": {"path": "/data/notes", "type": "DirectoryOrCreate"}}]}}}}"#;
+
+/// The first failure stops it and touches nobody else; then one node after the other, drained, and all that was there
+/// is there afterwards.
+#[test]
+#[ignore = "slow: hack/test --full"]
+fn a_cluster_is_upgraded_node_by_node() -> Result<()> {
+    let hub = Hub::new()?;
+    let mut master = node(&hub, 1, "master")?;
+    let mut worker = node(&hub, 2, "worker 10.9.0.1")?;
+    let server = Server::start(master.card.bundle()?)?;
+    master.power_on()?;
+    worker.power_on()?;
+    master.shell()?;
+    worker.shell()?;
+    let ready = "kubectl get nodes --no-headers | grep -cw Ready";
+    master.until(ready, "2", 10 * MINUTE)?;
+    image(&mut worker)?;
+    master.ok(&format!("cat > /root/notes.json <<'E'\n{DEPLOYMENT}\nE"), MINUTE)?;
+    master.ok("kubectl apply -f /root/notes.json", MINUTE)?;
+    master.ok("kubectl create configmap before --from-literal=a=b", MINUTE)?;
+    let available = "kubectl get deployment notes -o jsonpath='<{.status.availableReplicas}>'";
+    master.until(available, "<1>", 5 * MINUTE)?;
+
+    let command = format!("kube-config upgrade {} --cluster", server.url(UPLINK));
+    server.break_off_after(20 << 20);
+    let failed = master.run(&command, 15 * MINUTE)?;
+    assert!(failed.code != 0 && failed.text.contains("node2: "), "{}", failed.text);
+    assert!(
+        failed.text.contains("not touched") && !failed.text.contains("node1: draining"),
+        "{}",
+        failed.text
+    );
+    let cordoned = master.run("kubectl get nodes --no-headers | grep SchedulingDisabled", MINUTE)?;
+    assert_ne!(cordoned.code, 0, "a node stays cordoned: {}", cordoned.text);
+    master.until(available, "<1>", 5 * MINUTE)?;
+    server.break_off_after(u64::MAX);
+
+    master.ok(&format!("({command} > /root/upgrade.log 2>&1 &)"), MINUTE)?;
+    worker.back(20 * MINUTE)?;
+    assert_eq!(slot(&mut worker)?, "bramble.slot=b");
+    master.back(30 * MINUTE)?;
+    assert_eq!(slot(&mut master)?, "bramble.slot=b");
+    // Told again what it has done, it says so; until then the last node is on trial.
+    master.until(&command, "All 2 nodes run it", 20 * MINUTE)?;
+    let log = master.ok("cat /root/upgrade.log", MINUTE)?;
+    let position = |text: &str| log.find(text).with_context(|| format!("{text}: {log}"));
+    let order = ["node2: draining", "node2: upgrading", "node1: draining", "node1: upgrading"];
+    let order = order.map(position).into_iter().collect::<Result<Vec<_>>>()?;
+    assert!(order.is_sorted(), "{log}");
+
+    for guest in [&mut master, &mut worker] {
+        let status = guest.ok("kube-config upgrade --status", MINUTE)?;
+        assert!(status.contains("slot b (running): good"), "{status}");
+    }
+    master.until(ready, "2", 5 * MINUTE)?;
+    let cordoned = master.run("kubectl get nodes --no-headers | grep SchedulingDisabled", MINUTE)?;
+    assert_ne!(cordoned.code, 0, "a node stays cordoned: {}", cordoned.text);
+    master.until(available, "<1>", 5 * MINUTE)?;
+    master.ok("kubectl get configmap before", MINUTE)?;
+    // Once at first, once after each drain; nothing of it was lost.
+    let notes = worker.ok("grep -c started /data/notes/notes", MINUTE)?;
+    assert!(notes.trim().parse::<u32>()? >= 3, "{notes}");
+    Ok(())
+}
