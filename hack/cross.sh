@@ -20,20 +20,6 @@ gnu_name() {
   esac
 }
 
-# Thumb code is two thirds of the size of ARM code and every armv7 runs it, but some crates' system calls are in ARM
-# assembly: our own crates, most of the agent once what is generic is in them, are made into Thumb code.
-# Sets wrapper to the name of what cargo puts before the compiler for them, in $CROSS/bin. (A path would get into the
-# bytes.)
-choose_wrapper() {
-  wrapper=""
-  case "$1" in armv7-*) wrapper=thumb-rustc ;; *) return 0 ;; esac
-  mkdir -p "$CROSS/bin"
-  printf '#!/bin/sh\ncase " $* " in *" --target %s "*) set -- "$@" -C target-feature=+thumb-mode ;; esac\nexec "$@"\n' \
-    "$1" >"$CROSS/bin/$wrapper.new"
-  chmod 755 "$CROSS/bin/$wrapper.new"
-  mv "$CROSS/bin/$wrapper.new" "$CROSS/bin/$wrapper"
-}
-
 # Sets cross_rustc to a compiler that has the target's standard library.
 choose_rustc() {
   local target=$1 libdir root="$CACHE/rust"
@@ -81,7 +67,6 @@ cross_build() {
   gnu=$(gnu_name "$target")
   command -v "$gnu-gcc" >/dev/null || die "$gnu-gcc is missing" "sudo hack/setup --image (Debian's package gcc-$gnu)"
   choose_rustc "$target"
-  choose_wrapper "$target"
   builder unpack image-builder/toolchain/sysroot.toml --into "$CACHE/sysroot"
   run_cargo fetch -q --locked --target "$target" --target "$(rustc -vV | sed -n 's/^host: //p')"
   patch_crates "${@:2}"
@@ -94,7 +79,7 @@ cross_build() {
   under=${target//-/_}
   upper=$(echo "$under" | tr '[:lower:]' '[:upper:]')
   cross_cargo() {
-    env RUSTC="$cross_rustc" RUSTC_WORKSPACE_WRAPPER="$wrapper" PATH="$CROSS/bin:$PATH" CARGO_TARGET_DIR="$CROSS" RUSTFLAGS="$flags $1" \
+    env RUSTC="$cross_rustc" CARGO_TARGET_DIR="$CROSS" RUSTFLAGS="$flags $1" \
       "CARGO_TARGET_${upper}_LINKER=$gnu-gcc" "CC_$under=$gnu-gcc" "AR_$under=$gnu-ar" \
       LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="$CACHE/sysroot/usr/lib/$gnu" \
       cargo --config "paths=[${paths%,}]" rustc -q --locked --profile image --target "$target" "${@:2}"
