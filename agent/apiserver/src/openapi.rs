@@ -1,6 +1,6 @@
 //! OpenAPI: what the paths take, and what the kinds look like.
 
-use crate::discovery::{of, versions};
+use crate::discovery::{Kinds, of, versions};
 use crate::engine::Config;
 use bytes::Bytes;
 use resources::Descriptor;
@@ -20,34 +20,40 @@ pub(crate) fn v2(config: &Config) -> Value {
 }
 
 /// `/openapi/v3`: where each version's document is, with a hash that changes when it does.
-pub(crate) fn v3() -> Value {
-    let entry = |(path, document): (&String, &Bytes)| {
+pub(crate) fn v3(kinds: Kinds<'_>) -> Value {
+    let entry = |(group, version)| {
         let mut hasher = DefaultHasher::new();
-        document.hash(&mut hasher);
+        v3_group(kinds, group, version).hash(&mut hasher);
+        let path = base(group, version);
         let url = format!("/openapi/v3/{path}?hash={:016X}", hasher.finish());
-        (path.clone(), json!({"serverRelativeURL": url}))
+        (path, json!({"serverRelativeURL": url}))
     };
-    json!({"paths": DOCUMENTS.iter().map(entry).collect::<Map<_, _>>()})
+    json!({"paths": versions(kinds).into_iter().map(entry).collect::<Map<_, _>>()})
 }
 
 /// The document of one version of a group.
-pub(crate) fn v3_group(group: &str, version: &str) -> Option<Bytes> {
+pub(crate) fn v3_group(kinds: Kinds<'_>, group: &str, version: &str) -> Option<Bytes> {
+    if of(kinds, group, version).any(|kind| kind.custom().is_some()) {
+        return Some(document(kinds, group, version).to_string().into());
+    }
     DOCUMENTS.get(&base(group, version)).cloned()
 }
 
-/// All documents by path, made on first use; what is served never changes.
+/// The documents of built-in kinds by path, made on first use: they never change.
 static DOCUMENTS: LazyLock<BTreeMap<String, Bytes>> = LazyLock::new(|| {
-    let document = |(group, version)| (base(group, version), document(group, version).to_string().into());
-    versions(resources::all()).into_iter().map(document).collect()
+    let all = resources::all();
+    let document =
+        |(group, version)| (base(group, version), document(all, group, version).to_string().into());
+    versions(all).into_iter().map(document).collect()
 });
 
 fn base(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
-fn document(group: &str, version: &str) -> Value {
+fn document(kinds: Kinds<'_>, group: &str, version: &str) -> Value {
     let mut paths = Map::new();
-    for kind in of(resources::all(), group, version) {
+    for kind in of(kinds, group, version) {
         let scope = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
         let path = format!("/{}{scope}/{}", base(group, version), kind.plural);
         let collection = json!({"get": operation(kind, "list"), "post": operation(kind, "post")});
@@ -57,7 +63,7 @@ fn document(group: &str, version: &str) -> Value {
         paths.insert(path, collection);
     }
     json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1.36"}, "paths": paths,
-        "components": {"schemas": resources::openapi::schemas(of(resources::all(), group, version))}})
+        "components": {"schemas": resources::openapi::schemas(of(kinds, group, version))}})
 }
 
 /// One verb on one path. kubectl asks whether writes take `fieldValidation`.

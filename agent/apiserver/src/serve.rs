@@ -107,9 +107,10 @@ impl Engine {
                 return tagged(request, openapi::V2_PROTOBUF, Bytes::from_static(openapi::V2_BYTES));
             }
             Route::OpenApiV2 => openapi::v2(&self.config),
-            Route::OpenApiV3 => openapi::v3(),
+            Route::OpenApiV3 => openapi::v3(&self.catalog()),
             Route::OpenApiV3Group { group, version } => {
-                let document = openapi::v3_group(group, version).ok_or_else(Status::no_resource)?;
+                let document =
+                    openapi::v3_group(&self.catalog(), group, version).ok_or_else(Status::no_resource)?;
                 return tagged(request, "application/json", document);
             }
             _ => return Err(Status::no_resource()),

@@ -157,6 +157,11 @@ impl Kinds {
         self.by_name.get(&(group.to_owned(), kind.to_owned())).copied()
     }
 
+    /// Kinds that somebody makes: when one of these objects changes, there may be more kinds.
+    pub(crate) fn definition(&self) -> Option<KindId> {
+        self.find("apiextensions.k8s.io/v1", "CustomResourceDefinition")
+    }
+
     /// Core events, which have a deadline.
     pub(crate) fn event(&self) -> Option<KindId> {
         self.find("v1", "Event")

@@ -22,7 +22,7 @@ use crate::{
     Config,
     event::{EVENT_BOUND, write_events},
     executor::{Executor, StepError},
-    kind::{KindInfo, Kinds, Object, Typed, for_each_typed},
+    kind::{KindId, KindInfo, Kinds, Object, Typed, for_each_typed},
     listwatch::list_watch,
     queue::Queue,
     reconcile::{Context, Failure, Key, reconcile},
@@ -56,6 +56,8 @@ pub(crate) struct Runner {
     failures: HashMap<Key, Failure>,
     working: JoinSet<Done>,
     rng: StdRng,
+    /// There may be kinds that are not watched yet.
+    more_kinds: bool,
 }
 
 impl Runner {
@@ -68,6 +70,7 @@ impl Runner {
             failures: HashMap::new(),
             working: JoinSet::new(),
             rng: StdRng::from_os_rng(),
+            more_kinds: false,
         }
     }
 
@@ -80,10 +83,15 @@ impl Runner {
         tasks.spawn(write_events(self.client.clone(), inbox));
         let (sender, mut changes) = mpsc::channel(CHANGE_BOUND);
         spawn_watches(&self.client, &kinds, &sender, &mut tasks);
-        drop(sender);
-        let executor = Executor { client: self.client.clone(), kinds: Arc::new(kinds), events };
+        let mut executor = Executor { client: self.client.clone(), kinds: Arc::new(kinds), events };
+        let mut discovering = JoinSet::new();
         let mut batch = Vec::with_capacity(CHANGE_BATCH);
         loop {
+            if self.more_kinds && discovering.is_empty() {
+                self.more_kinds = false;
+                let client = self.client.clone();
+                discovering.spawn(async move { discover(&client).await });
+            }
             let due = self.queue.next_due().unwrap_or_else(|| Instant::now() + TRY_TIMEOUT);
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -103,6 +111,12 @@ impl Runner {
                     let error = ended.err().map(|e| e.to_string());
                     return tracing::error!(error, "a watch ended");
                 }
+                Some(Ok(found)) = discovering.join_next() => {
+                    if let Some(kinds) = self.world.kinds.as_mut() {
+                        add_kinds(&self.client, kinds, found, &sender, &mut tasks);
+                        executor.kinds = Arc::new(kinds.clone());
+                    }
+                }
                 () = tokio::time::sleep_until(due) => {}
             }
             self.queue.promote(Instant::now());
@@ -113,6 +127,9 @@ impl Runner {
     fn take_in(&mut self, change: Change) {
         let now = Instant::now();
         for diff in self.world.apply(change, now) {
+            let kind = diff.latest().map(Object::kind);
+            self.more_kinds |=
+                kind.is_some() && kind == self.world.kinds.as_ref().and_then(Kinds::definition);
             for key in routes::keys(&self.world, &diff) {
                 self.queue.add(key);
             }
@@ -218,10 +235,36 @@ fn spawn_watches(client: &Client, kinds: &Kinds, changes: &mpsc::Sender<Change>,
     }
     for_each_typed!(spawn);
     for (kind, info) in kinds.untyped() {
-        let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client.clone(), &info.resource);
-        let wrap =
-            move |object: PartialObjectMeta<DynamicObject>| Object::Meta(kind, Box::new(object.metadata));
-        tasks.spawn(list_watch(kind, api, wrap, changes.clone()));
+        spawn_watch(client, kind, info, changes, tasks);
+    }
+}
+
+/// Watches a kind of which only the metadata is kept.
+fn spawn_watch(
+    client: &Client,
+    kind: KindId,
+    info: &KindInfo,
+    changes: &mpsc::Sender<Change>,
+    tasks: &mut JoinSet<()>,
+) {
+    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client.clone(), &info.resource);
+    let wrap = move |object: PartialObjectMeta<DynamicObject>| Object::Meta(kind, Box::new(object.metadata));
+    tasks.spawn(list_watch(kind, api, wrap, changes.clone()));
+}
+
+/// Watches the kinds among these that are not watched yet. One that is no longer served stays, as if there were none
+/// of it: it may come back.
+fn add_kinds(
+    client: &Client,
+    kinds: &mut Kinds,
+    found: Kinds,
+    changes: &mpsc::Sender<Change>,
+    tasks: &mut JoinSet<()>,
+) {
+    let before = kinds.len();
+    found.untyped().for_each(|(_, info)| kinds.push(info.clone()));
+    for (kind, info) in kinds.untyped().filter(|(kind, _)| kind.0 >= before) {
+        spawn_watch(client, kind, info, changes, tasks);
     }
 }
 

@@ -9,6 +9,7 @@ mod columns;
 pub(crate) mod definition;
 mod formats;
 mod names;
+pub(crate) mod openapi;
 mod path;
 mod prune;
 mod schema;

@@ -1,15 +1,21 @@
 //! OpenAPI v3 schemas of the kinds, made from the same table of messages that bodies are read by: what fields there
 //! are, what they hold, how lists are patched. Without descriptions.
 
-use crate::Descriptor;
 use crate::marks::{self, Strategy, Topology};
 use crate::protobuf::schema::{Field, Kind, Shape, Table, table};
+use crate::{Descriptor, custom};
 use serde_json::{Map, Value, json};
 
 /// The schemas of these kinds, and of all that is in them, by name.
 pub fn schemas<'a>(kinds: impl Iterator<Item = &'a Descriptor>) -> Map<String, Value> {
     let mut maker = Maker { table: table(), done: Map::new() };
     for kind in kinds {
+        if let Some(version) = kind.custom() {
+            maker.done.insert(custom::openapi::name(kind), custom::openapi::schema(kind, version.document()));
+            if let Some(message) = maker.table.message("meta.v1.ObjectMeta") {
+                maker.make(message);
+            }
+        }
         let Some(root) = maker.table.root(&kind.api_version(), &kind.kind) else { continue };
         let name = maker.make(root);
         if let Some(schema) = maker.done.get_mut(&name) {
@@ -22,6 +28,9 @@ pub fn schemas<'a>(kinds: impl Iterator<Item = &'a Descriptor>) -> Map<String, V
 
 /// The name of a kind's schema: `io.k8s.api.core.v1.Pod`.
 pub fn name(kind: &Descriptor) -> Option<String> {
+    if kind.custom().is_some() {
+        return Some(custom::openapi::name(kind));
+    }
     table().root(&kind.api_version(), &kind.kind).map(|root| full(table().name(root)))
 }
 

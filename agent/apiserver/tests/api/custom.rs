@@ -84,6 +84,26 @@ async fn a_definition_is_served_at_once() {
 }
 
 #[tokio::test]
+async fn a_custom_kind_is_described() {
+    let world = world().await;
+    let index = world.get("/openapi/v3").await.ok(200);
+    let url = text(&index["paths"]["apis/example.com/v1"]["serverRelativeURL"]);
+    let document = world.get(&url).await.ok(200);
+    let schema = &document["components"]["schemas"]["com.example.v1.Toy"];
+    assert_eq!(schema["properties"]["spec"]["properties"]["color"]["enum"], json!(["red", "blue"]));
+    assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "Toy");
+    assert!(document["components"]["schemas"]["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"].is_object());
+    let path = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/toys"];
+    assert_eq!(path["post"]["x-kubernetes-group-version-kind"]["kind"], "Toy");
+    // Another schema has another hash.
+    let at = "/spec/versions/0/schema/openAPIV3Schema/description";
+    let patch = json!([{"op": "add", "path": at, "value": "A toy."}]);
+    world.patch(&format!("{DEFINITIONS}/toys.example.com"), "json", patch).await.ok(200);
+    let index = world.get("/openapi/v3").await.ok(200);
+    assert_ne!(text(&index["paths"]["apis/example.com/v1"]["serverRelativeURL"]), url);
+}
+
+#[tokio::test]
 async fn objects_get_defaults_lose_what_is_unknown_and_are_checked() {
     let world = world().await;
     let given = json!({"color": "red", "extra": 1, "free": {"any": {"thing": true}}, "port": "http", "name": null,
