@@ -67,33 +67,37 @@ impl Bake<'_> {
         let archive = initramfs::build(&unpacked.root, modules.as_ref(), &recipes, &init, epoch)?;
         let slot = boot::slot_files(self.board, &recipes, &unpacked, archive, Slot::A)?;
         step.finish_and_clear();
-        let step = self.step("root file system");
         system::compose(self.project, self.board, self.given, modules.as_ref(), &mut unpacked.root)?;
-        squashfs::write(&unpacked.root, epoch, &scratch.path().join("root.squashfs"))?;
-        step.finish_and_clear();
+        let bar = self.bar("packing the root file system", unpacked.root.size());
+        squashfs::write(&unpacked.root, epoch, &scratch.path().join("root.squashfs"), &bar)?;
+        bar.finish_and_clear();
         let step = self.step("boot and data partitions");
         let firmware = boot::partition(self.board, &recipes, self.given, &unpacked.firmware, &slot)?;
         self.write_file_systems(&layout, &recipes, &firmware, scratch.path())?;
         step.finish_and_clear();
-        let step = self.step("card image, block map, checksums");
         self.assemble(&layout, scratch.path())?;
-        step.finish_and_clear();
         self.publish(scratch.path())
     }
 
     fn unpack(&self) -> Result<Unpacked> {
         let debs: Vec<&LockedDeb> = self.lock.debs_of(&self.board.name).collect();
-        let bar = self.progress.add(ProgressBar::new(debs.iter().map(|d| d.size).sum()));
-        bar.set_style(style("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} unpacking {msg}"));
+        let bar = self.bar("", debs.iter().map(|d| d.size).sum());
         let mut unpacked = Unpacked::new()?;
         for deb in debs {
-            bar.set_message(deb.name.clone());
+            bar.set_message(format!("unpacking {}", deb.name));
             let bytes = self.cache.read(deb)?;
             unpacked.add(self.board, &deb.name, &bytes).with_context(|| deb.file_name())?;
             bar.inc(deb.size);
         }
         bar.finish_and_clear();
         Ok(unpacked)
+    }
+
+    fn bar(&self, what: &'static str, size: u64) -> ProgressBar {
+        let bar = self.progress.add(ProgressBar::new(size));
+        bar.set_style(style("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}"));
+        bar.set_message(what);
+        bar
     }
 
     fn step(&self, what: &'static str) -> ProgressBar {
@@ -134,9 +138,13 @@ impl Bake<'_> {
             (scratch.join("boot.fat"), scratch.join("root.squashfs"), scratch.join("data.ext4"));
         let parts = card::Parts { boot: &boot, root: &root, data: &data };
         let image = scratch.join("img");
+        let step = self.step("card image and block map");
         let ranges = card::write(layout, self.id("disk"), &parts, &image)?;
         fs::write(scratch.join("bmap"), card::block_map(&image, &ranges)?)?;
-        card::compress(&image, &scratch.join("img.zst"), IMAGE_LEVEL)?;
+        step.finish_and_clear();
+        let bar = self.bar("compressing the card image", fs::metadata(&image)?.len());
+        card::compress(&image, &scratch.join("img.zst"), IMAGE_LEVEL, &bar)?;
+        bar.finish_and_clear();
         let bom = sbom::document(self.board, self.lock, self.given, self.crates)?;
         fs::write(scratch.join("sbom.json"), bom)?;
         fs::remove_file(boot)?;

@@ -4,6 +4,7 @@
 use crate::schema::{Layout, Partition, Role};
 use crate::{ext4, fat, hash};
 use anyhow::{Context, Result, bail};
+use indicatif::ProgressBar;
 use slots::{Slot, State};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -158,10 +159,10 @@ fn block_ranges(ranges: &[(u64, u64)], blocks: u64) -> Vec<(u64, u64)> {
 }
 
 /// Compresses a file.
-pub fn compress(source: &Path, target: &Path, level: i32) -> Result<()> {
+pub fn compress(source: &Path, target: &Path, level: i32, bar: &ProgressBar) -> Result<()> {
     let output = File::create(target).with_context(|| target.display().to_string())?;
     let mut encoder = zstd::stream::write::Encoder::new(output, level)?;
-    let mut input = File::open(source)?;
+    let input = File::open(source)?;
     encoder.set_pledged_src_size(Some(input.metadata()?.len()))?;
     encoder.include_contentsize(true)?;
     encoder.include_checksum(true)?;
@@ -169,7 +170,7 @@ pub fn compress(source: &Path, target: &Path, level: i32) -> Result<()> {
     encoder.multithread(
         std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
     )?;
-    std::io::copy(&mut input, &mut encoder)?;
+    std::io::copy(&mut bar.wrap_read(input), &mut encoder)?;
     encoder.finish()?.flush()?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use crate::tree::{Kind, Tree};
 use anyhow::{Context, Result};
 use backhand::compression::{CompressionOptions, Compressor, Zstd};
 use backhand::{FilesystemCompressor, FilesystemWriter, NodeHeader};
+use indicatif::ProgressBar;
 use std::fs::File;
 use std::io::{BufWriter, Cursor};
 use std::path::Path;
@@ -12,8 +13,8 @@ use std::path::Path;
 const LEVEL: u32 = 15;
 const BLOCK: u32 = 128 * 1024;
 
-/// Writes the tree.
-pub fn write(tree: &Tree, epoch: u32, path: &Path) -> Result<()> {
+/// Writes the tree; the bar goes as far as the files are long.
+pub fn write(tree: &Tree, epoch: u32, path: &Path, bar: &ProgressBar) -> Result<()> {
     let mut writer = FilesystemWriter::default();
     writer.set_time(epoch);
     writer.set_block_size(BLOCK);
@@ -26,7 +27,7 @@ pub fn write(tree: &Tree, epoch: u32, path: &Path) -> Result<()> {
         match &node.kind {
             Kind::Directory => writer.push_dir(path, header),
             Kind::Symlink(target) => writer.push_symlink(target, path, header),
-            Kind::File(bytes) => writer.push_file(Cursor::new(&**bytes), path, header),
+            Kind::File(bytes) => writer.push_file(bar.wrap_read(Cursor::new(&**bytes)), path, header),
         }
         .with_context(|| path.to_owned())?;
     }

@@ -150,6 +150,12 @@ impl Tree {
         self.nodes.iter().map(|(p, n)| (p.as_str(), n))
     }
 
+    /// Bytes of all files.
+    pub fn size(&self) -> u64 {
+        let bytes = |node: &Node| if let Kind::File(bytes) = &node.kind { bytes.len() as u64 } else { 0 };
+        self.nodes.values().map(bytes).sum()
+    }
+
     /// Drops a node and what is below it.
     pub fn remove(&mut self, path: &str) {
         let below = format!("{path}/");
