@@ -37,10 +37,10 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// The value in a body, and the names of fields that came twice.
+/// The value in a body, and the paths of fields that came twice.
 pub(crate) fn decode(media_type: &str, bytes: &[u8], limit: usize) -> Result<(Value, Vec<String>)> {
     let bytes_left = Cell::new(limit.saturating_mul(GROWTH));
-    let reader = Reader { bytes_left, duplicates: RefCell::default() };
+    let reader = Reader { bytes_left, path: RefCell::default(), duplicates: RefCell::default() };
     let seed = Seed { reader: &reader, depth: MAX_DEPTH };
     let value = match media_type {
         "" | "application/json" => {
@@ -82,6 +82,8 @@ fn yaml_parts(bytes: &[u8]) -> usize {
 /// a small YAML document huge.
 struct Reader {
     bytes_left: Cell<usize>,
+    /// Where it is.
+    path: RefCell<Vec<Step>>,
     duplicates: RefCell<Vec<String>>,
 }
 
@@ -93,13 +95,37 @@ impl Reader {
         Ok(())
     }
 
-    fn duplicate(&self, name: String) {
+    fn enter(&self, step: Step) {
+        self.path.borrow_mut().push(step);
+    }
+
+    fn leave(&self) -> Option<Step> {
+        self.path.borrow_mut().pop()
+    }
+
+    /// Notes that the field of this name, here, came before.
+    fn duplicate(&self, name: &str) {
         let mut duplicates = self.duplicates.borrow_mut();
         // More names than this help nobody.
         if duplicates.len() < 16 {
-            duplicates.push(name);
+            let mut place = String::new();
+            for step in self.path.borrow().iter() {
+                match step {
+                    Step::Field(name) if place.is_empty() => place.push_str(name),
+                    Step::Field(name) => place += &format!(".{name}"),
+                    Step::Item(i) => place += &format!("[{i}]"),
+                }
+            }
+            let dot = if place.is_empty() { "" } else { "." };
+            duplicates.push(format!("{place}{dot}{name}"));
         }
     }
+}
+
+/// One step into a document.
+enum Step {
+    Field(String),
+    Item(usize),
 }
 
 /// What the allocator adds to a text.
@@ -166,10 +192,14 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(self.inner()?)? {
+        loop {
+            self.reader.enter(Step::Item(items.len()));
+            let Some(item) = seq.next_element_seed(self.inner()?)? else { break };
+            self.reader.leave();
             self.reader.spend(SPARE * size_of::<Value>())?;
             items.push(item);
         }
+        self.reader.leave();
         Ok(items.into())
     }
 
@@ -178,10 +208,13 @@ impl<'de> Visitor<'de> for Seed<'_> {
         while let Some(name) = map.next_key::<String>()? {
             self.reader
                 .spend(SPARE * (size_of::<String>() + size_of::<Value>()) + ALLOCATION + name.len())?;
+            self.reader.enter(Step::Field(name));
             let value = map.next_value_seed(self.inner()?)?;
-            if fields.insert(name.clone(), value).is_some() {
-                self.reader.duplicate(name);
+            let Some(Step::Field(name)) = self.reader.leave() else { continue };
+            if fields.contains_key(&name) {
+                self.reader.duplicate(&name);
             }
+            fields.insert(name, value);
         }
         Ok(fields.into())
     }
@@ -237,7 +270,11 @@ mod tests {
 
     #[test]
     fn fields_that_come_twice_are_told() {
-        let (value, duplicates) = decode("", br#"{"a": 1, "a": 2}"#, LIMIT).unwrap();
-        assert_eq!((value, duplicates), (json!({"a": 2}), vec!["a".to_owned()]));
+        let (value, duplicates) =
+            decode("", br#"{"a": 1, "a": 2, "b": [1, {"c": {"d": 1, "d": 2}}]}"#, LIMIT).unwrap();
+        assert_eq!(value, json!({"a": 2, "b": [1, {"c": {"d": 2}}]}));
+        assert_eq!(duplicates, ["a", "b[1].c.d"]);
+        let yaml = decode("application/yaml", b"a:\n  b: 1\n  b: 2\n", LIMIT).unwrap();
+        assert_eq!(yaml, (json!({"a": {"b": 2}}), vec!["a.b".to_owned()]));
     }
 }

@@ -4,6 +4,7 @@ use crate::auth::{self, Facts};
 use crate::custom::Kinds;
 use crate::kubelet::Kubelets;
 use crate::object::text;
+use crate::openapi::Documents;
 use crate::rbac;
 use crate::status::Status;
 use resources::Descriptor;
@@ -52,6 +53,8 @@ pub(crate) struct Engine {
     pub volatile: Arc<dyn Kv>,
     pub leading: tokio::sync::watch::Receiver<bool>,
     pub kubelets: Arc<dyn Kubelets>,
+    /// OpenAPI.
+    pub documents: Documents,
     /// What was read out of definitions of kinds.
     pub kinds: Kinds,
 }

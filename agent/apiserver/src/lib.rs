@@ -83,6 +83,7 @@ impl Api {
             volatile,
             leading,
             kubelets,
+            documents: openapi::Documents::default(),
             kinds: custom::Kinds::default(),
         }))
     }

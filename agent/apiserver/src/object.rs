@@ -40,6 +40,45 @@ pub(crate) fn load_at(kind: &Descriptor, record: &Record, revision: Revision) ->
     Ok(object)
 }
 
+/// Whether what is kept of a kind's objects is what is shown, but for the revision.
+pub(crate) fn kept_as_shown(kind: &Descriptor) -> bool {
+    kind.custom().is_none() && kind.kept_as().is_none()
+}
+
+/// Appends the object in a record, with its revision, as it is kept. `None` if it has no metadata where it should.
+pub(crate) fn append(record: &Record, out: &mut Vec<u8>) -> Option<()> {
+    let (before, after) = record.value.split_at_checked(metadata(&record.value)?)?;
+    out.extend_from_slice(before);
+    out.extend(format!("\"resourceVersion\":\"{}\"", record.modified).bytes());
+    out.extend((after.first() != Some(&b'}')).then_some(b','));
+    out.extend_from_slice(after);
+    Some(())
+}
+
+/// Where the first field of an object's own `metadata` begins, in what `bytes` wrote.
+fn metadata(bytes: &[u8]) -> Option<usize> {
+    let (mut depth, mut at) = (0_usize, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.checked_sub(1)?,
+            b'"' => {
+                let start = at + 1;
+                at = start;
+                while *bytes.get(at)? != b'"' {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                if depth == 1 && &bytes[start..at] == b"metadata" && bytes[at + 1..].starts_with(b":{") {
+                    return Some(at + 3);
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
 pub(crate) fn set_revision(object: &mut Value, revision: Revision) {
     meta(object).insert("resourceVersion".into(), revision.to_string().into());
 }
@@ -118,4 +157,27 @@ pub(crate) fn generate_name(base: &str) -> String {
     let mut name = base[..end].to_owned();
     name.extend((0..5).map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())])));
     name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_revision_goes_into_the_object_s_own_metadata() {
+        let hidden = json!({"apiVersion": "v1", "data": {"metadata": {"a": "\\\"metadata\":{"}}, "kind": "X",
+            "metadata": {"name": "a"}, "z": {"metadata": {}}});
+        let nothing = json!({"metadata": {}});
+        for object in [hidden, nothing] {
+            let value = Bytes::from(object.to_string());
+            let record = Record { key: "k".into(), value, created: 1, modified: 7 };
+            let mut out = Vec::new();
+            append(&record, &mut out).unwrap();
+            let mut expected = object;
+            set_revision(&mut expected, 7);
+            assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), expected);
+        }
+        assert_eq!(metadata(b"{\"metadata\":1}"), None);
+        assert_eq!(metadata(b"{\"a\\"), None);
+    }
 }

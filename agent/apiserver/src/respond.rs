@@ -83,6 +83,19 @@ impl Format {
         table(kind, items, meta, self.include, now(), columns)
     }
 
+    /// Whether objects are shown as they are, as JSON without space.
+    pub fn is_plain_json(&self) -> bool {
+        self.view == View::Object && !self.yaml && !self.pretty
+    }
+
+    /// The answer with this JSON.
+    pub fn json(&self, bytes: Vec<u8>) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.fill(&mut response, bytes);
+        response
+    }
+
     /// The answer with this value.
     pub fn answer(&self, code: StatusCode, value: &Value) -> Response<Body> {
         match self.encode(value) {

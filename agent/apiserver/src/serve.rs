@@ -8,7 +8,6 @@ use crate::engine::Engine;
 use crate::impersonate;
 use crate::managed;
 use crate::object;
-use crate::openapi;
 use crate::patch::Form;
 use crate::path::{Route, Target, route};
 use crate::query::Query;
@@ -103,15 +102,12 @@ impl Engine {
             Route::Resources { group, version } => {
                 discovery::resource_list(&self.catalog(), group, version).ok_or_else(Status::no_resource)?
             }
-            Route::OpenApiV2 if accept.contains("proto-openapi.spec.v2") => {
-                return tagged(request, openapi::V2_PROTOBUF, Bytes::from_static(openapi::V2_BYTES));
+            Route::OpenApiV2 => {
+                return self.documents.v2(request, &self.config.git_version, &self.catalog());
             }
-            Route::OpenApiV2 => openapi::v2(&self.config),
-            Route::OpenApiV3 => openapi::v3(&self.catalog()),
+            Route::OpenApiV3 => self.documents.v3(&self.config.git_version, &self.catalog()),
             Route::OpenApiV3Group { group, version } => {
-                let document =
-                    openapi::v3_group(&self.catalog(), group, version).ok_or_else(Status::no_resource)?;
-                return tagged(request, "application/json", document);
+                return self.documents.v3_group(request, group, version, &self.catalog());
             }
             _ => return Err(Status::no_resource()),
         };
@@ -174,7 +170,10 @@ impl Engine {
         let kind = &target.kind;
         match verb {
             "get" => Ok(format.answer(StatusCode::OK, &format.object(kind, self.get(target, name)?, true))),
-            "list" => Ok(format.answer(StatusCode::OK, &self.list(target, query, &format)?)),
+            "list" => Ok(match self.list_unread(target, query, &format)? {
+                Some(bytes) => format.json(bytes),
+                None => format.answer(StatusCode::OK, &self.list(target, query, &format)?),
+            }),
             "watch" => self.watch(target, query, format),
             "create" => {
                 let mut options = Options::read(user, query, request.headers())?;

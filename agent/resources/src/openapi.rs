@@ -1,5 +1,12 @@
-//! OpenAPI v3 schemas of the kinds, made from the same table of messages that bodies are read by: what fields there
-//! are, what they hold, how lists are patched. Without descriptions.
+//! OpenAPI schemas of the kinds. Those of built-in ones are made from the same table of messages that bodies are read
+//! by, with the marks that say how lists are merged, without descriptions; those of custom kinds are what their
+//! definitions say. [`schema_v2`] and [`document_v2_protobuf`] put them into the older form.
+
+mod gnostic;
+mod v2;
+
+pub use gnostic::document as document_v2_protobuf;
+pub use v2::schema as schema_v2;
 
 use crate::marks::{self, Strategy, Topology};
 use crate::protobuf::schema::{Field, Kind, Shape, Table, table};
@@ -26,7 +33,7 @@ pub fn schemas<'a>(kinds: impl Iterator<Item = &'a Descriptor>) -> Map<String, V
     maker.done
 }
 
-/// The name of a kind's schema: `io.k8s.api.core.v1.Pod`.
+/// The name of a kind's schema: `io.k8s.api.core.v1.Pod`, `com.example.v1.Backup`.
 pub fn name(kind: &Descriptor) -> Option<String> {
     if kind.custom().is_some() {
         return Some(custom::openapi::name(kind));
@@ -94,7 +101,11 @@ impl Maker {
             properties.insert("kind".to_owned(), json!({"type": "string"}));
         }
         self.fields(message, short, &mut properties);
-        self.done.insert(name.clone(), json!({"type": "object", "properties": properties}));
+        let mut schema = json!({"type": "object", "properties": properties});
+        if marks::is_atomic(short) {
+            schema["x-kubernetes-map-type"] = "atomic".into();
+        }
+        self.done.insert(name.clone(), schema);
         name
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Typed clients refuse a whole list for one field of the wrong type, so such an object must never be stored.
 
+use crate::marks;
 use crate::protobuf::schema::{Field, Kind, Shape, Table, table};
 use crate::{quantity::Quantity, time};
 use serde_json::Value;
@@ -21,7 +22,8 @@ pub struct Findings {
     pub mistyped: Vec<String>,
 }
 
-/// Takes out what upstream would not keep, nulls and unknown fields, and tells what it found. `None` if the object's
+/// Takes out what upstream would not keep: nulls, lists and maps with nothing in them, and unknown fields. Tells what it
+/// found. `None` if the object's
 /// `apiVersion` and `kind` are not known here.
 pub fn conform(object: &mut Value) -> Option<Findings> {
     let kind = crate::json::text(object, "/kind").to_owned();
@@ -59,6 +61,7 @@ struct Check {
 
 impl Check {
     fn message(&mut self, message: usize, value: &mut Value) {
+        let outer = self.table.name(message);
         let Some(fields) = value.as_object_mut() else {
             return self.mistyped(value, "object");
         };
@@ -97,7 +100,7 @@ impl Check {
                 None => {}
             }
             self.path.pop();
-            field.is_some()
+            field.is_some_and(|field| !is_nothing(field, value) || marks::of(outer, name).plain)
         });
     }
 
@@ -193,6 +196,15 @@ impl Check {
     }
 }
 
+/// Whether a list or map holds nothing: then upstream does not write it.
+fn is_nothing(field: &Field, value: &Value) -> bool {
+    match (field.shape, value) {
+        (Shape::List, Value::Array(items)) => items.is_empty(),
+        (Shape::Map, Value::Object(entries)) => entries.is_empty(),
+        _ => false,
+    }
+}
+
 fn is_quantity(value: &Value) -> bool {
     match value {
         Value::String(text) => Quantity::parse(text).is_ok(),
@@ -216,6 +228,20 @@ mod tests {
         let mut same = pod.clone();
         assert_eq!(conform(&mut same), Some(Findings::default()));
         assert_eq!(same, pod);
+    }
+
+    #[test]
+    fn lists_and_maps_with_nothing_in_them_go() {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "a", "labels": {}, "finalizers": [], "annotations": {}},
+            "spec": {"containers": [], "volumes": [{"name": "v", "emptyDir": {}}], "tolerations": [], "nodeSelector": {}}});
+        conform(&mut pod).expect("known kind");
+        let kept = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
+            "spec": {"containers": [], "volumes": [{"name": "v", "emptyDir": {}}]}});
+        assert_eq!(pod, kept);
+        let mut role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "a"}, "rules": []});
+        conform(&mut role).expect("known kind");
+        assert_eq!(role["rules"], json!([]));
     }
 
     #[test]

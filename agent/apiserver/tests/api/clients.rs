@@ -113,7 +113,7 @@ async fn what_kubectl_reads_before_it_sends() {
     v2.headers_mut().insert(header::ACCEPT, accept.parse().unwrap());
     let response = world.api.handle(v2).await;
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    assert_eq!(bytes.as_ref(), b"\x0a\x032.0\x12\x06\x0a\x01k\x12\x011B\x00");
+    assert!(bytes.starts_with(b"\x0a\x032.0\x12\x1d\x0a\x0aKubernetes"), "{:?}", bytes.get(..32));
     let index = world.get("/openapi/v3").await.ok(200);
     let url = text(&index["paths"]["apis/apps/v1"]["serverRelativeURL"]);
     let document = world.get(&url).await.ok(200);

@@ -10,6 +10,7 @@ mod custom;
 mod kubelet;
 mod namespaces;
 mod objects;
+mod openapi;
 mod page;
 mod services;
 mod watches;

@@ -407,3 +407,16 @@ async fn a_claim_gets_the_default_class() {
         (&json!("fast"), &json!("Pending"))
     );
 }
+
+#[tokio::test]
+async fn a_list_shows_the_same_however_it_is_made() {
+    let world = World::new().await;
+    for name in ["a", "b"] {
+        world.made(MAPS, config_map(name, "1")).await;
+    }
+    for path in [MAPS, "/api/v1/configmaps", "/api/v1/namespaces", "/apis/apps/v1/deployments"] {
+        let quick = world.get(path).await.ok(200);
+        let read = world.get(&format!("{path}?labelSelector=!none")).await.ok(200);
+        assert_eq!(quick, read, "{path}");
+    }
+}

@@ -19,7 +19,9 @@ fn convert(v3: &Value, depth: usize) -> Value {
         let value = match name.as_str() {
             "properties" => {
                 let all = value.as_object().into_iter().flatten();
-                all.map(|(name, value)| (name.clone(), convert(value, depth - 1))).collect::<Map<_, _>>().into()
+                all.map(|(name, value)| (name.clone(), convert(value, depth - 1)))
+                    .collect::<Map<_, _>>()
+                    .into()
             }
             "items" => convert(value, depth - 1),
             "additionalProperties" if value.is_object() => convert(value, depth - 1),
@@ -36,7 +38,8 @@ fn convert(v3: &Value, depth: usize) -> Value {
         };
         v2.insert(name.clone(), value);
     }
-    if v2.get("format") == Some(&json!("int-or-string")) || fields.contains_key("oneOf") && !v2.contains_key("type")
+    if v2.get("format") == Some(&json!("int-or-string"))
+        || fields.contains_key("oneOf") && !v2.contains_key("type")
     {
         v2.insert("type".to_owned(), "string".into());
     }
