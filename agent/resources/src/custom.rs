@@ -12,6 +12,7 @@ mod names;
 pub(crate) mod openapi;
 mod path;
 mod prune;
+mod rules;
 mod schema;
 mod structural;
 #[cfg(test)]
@@ -19,6 +20,8 @@ mod tests;
 mod validate;
 
 pub use names::settle;
+pub use schema::Schema;
+pub(crate) use schema::{Additional, Pattern, Type};
 
 use crate::apply::{self, Types};
 use crate::cause::Causes;
@@ -27,7 +30,6 @@ use crate::json::{flag, items, text};
 use crate::schema::Findings;
 use crate::{Descriptor, metadata};
 use columns::PrinterColumn;
-use schema::Schema;
 use serde_json::Value;
 use std::sync::{Arc, OnceLock};
 
@@ -168,7 +170,10 @@ impl Version {
     /// All that is wrong with an object.
     pub(crate) fn validate(&self, new: &Value, old: Option<&Value>) -> Causes {
         let mut causes = metadata::validate(new, old, crate::names::dns_subdomain);
-        causes.extend(validate::validate(&self.schema, new, old));
+        causes.extend(validate::validate(&self.schema, new));
+        if causes.is_empty() {
+            causes = rules::validate(&self.schema, new, old);
+        }
         causes
     }
 

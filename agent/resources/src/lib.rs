@@ -10,6 +10,7 @@
 
 pub mod apply;
 mod cause;
+pub mod cel;
 pub mod custom;
 mod descriptor;
 pub mod fields;

@@ -368,3 +368,50 @@ async fn bad_definitions_are_refused_in_upstreams_words() {
     assert_eq!((&named["status"], &named["reason"]), (&json!("False"), &json!("KindConflict")));
     assert_eq!(world.get("/apis/example.com/v1/namespaces/default/dolls").await.code, 404);
 }
+
+#[tokio::test]
+async fn rules_are_kept() {
+    let world = World::new().await;
+    let mut definition = toys();
+    definition["spec"]["versions"].as_array_mut().unwrap().truncate(1);
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+    let at = |name: &str| format!("{spec}/{name}");
+    let mut ruled = definition.clone();
+    ruled.pointer_mut(spec).unwrap()["x-kubernetes-validations"] = json!([
+        {"rule": "self.size <= 5 || self.color == 'red'", "message": "only red ones are big"},
+        {"rule": "!has(self.parts) || self.parts.all(p, p.weight < 10.0)",
+            "messageExpression": "'too heavy: ' + string(self.parts.size())", "reason": "FieldValueForbidden",
+            "fieldPath": ".parts"}]);
+    ruled.pointer_mut(&at("properties/color")).unwrap()["x-kubernetes-validations"] =
+        json!([{"rule": "self == oldSelf", "message": "a toy is not painted"}]);
+    ruled.pointer_mut(&at("properties/parts/items/properties/weight")).unwrap()["x-kubernetes-validations"] =
+        json!([{"rule": "!oldSelf.hasValue() || self >= oldSelf.value()", "optionalOldSelf": true}]);
+    world.made(DEFINITIONS, ruled.clone()).await;
+    let refused = |answer: super::Answer| answer.failure(422).1;
+    let told = |rest: &str| format!(r#"Toy.example.com "a" is invalid: {rest}"#);
+    let big = world.post(TOYS, toy("a", json!({"color": "blue", "size": 6}))).await;
+    assert_eq!(refused(big), told(r#"spec: Invalid value: "object": only red ones are big"#));
+    let heavy = json!({"color": "red", "parts": [{"name": "x", "weight": 10}]});
+    assert_eq!(refused(world.post(TOYS, toy("a", heavy)).await), told("spec.parts: Forbidden: too heavy: 1"));
+    let good = json!({"color": "red", "size": 6, "parts": [{"name": "x", "weight": 2}]});
+    world.made(TOYS, toy("a", good)).await;
+    let path = format!("{TOYS}/a");
+    let painted = world.patch(&path, "merge", json!({"spec": {"color": "blue", "size": 1}})).await;
+    assert_eq!(refused(painted), told(r#"spec.color: Invalid value: "string": a toy is not painted"#));
+    // Items of a list map are known by their keys.
+    let parts = json!({"spec": {"parts": [{"name": "y", "weight": 1}, {"name": "x", "weight": 1}]}});
+    let lighter = refused(world.patch(&path, "merge", parts).await);
+    assert!(
+        lighter.contains(r#"spec.parts[1].weight: Invalid value: "number": failed rule: !oldSelf"#),
+        "{lighter}"
+    );
+    // What cannot be read is refused with its place.
+    let mut bad = definition;
+    bad["metadata"]["name"] = "dolls.example.com".into();
+    bad["spec"]["names"] = json!({"plural": "dolls", "kind": "Doll"});
+    bad.pointer_mut(spec).unwrap()["x-kubernetes-validations"] = json!([{"rule": "self.wheels > 3"}]);
+    let message = world.post(DEFINITIONS, bad).await.failure(422).1;
+    let expected = "properties[spec].x-kubernetes-validations[0].rule: Invalid value: \"self.wheels > 3\": \
+                    compilation failed: ERROR: <input>:1:5: undefined field 'wheels'";
+    assert!(message.contains(expected), "{message}");
+}

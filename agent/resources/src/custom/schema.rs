@@ -1,6 +1,7 @@
 //! A structural schema, as it is held in memory. Reading one never fails: what is wrong with it was told when the
 //! definition was written ([`super::structural`]).
 
+use super::rules::Rule;
 use crate::json::{flag, items, text};
 use regex::{Regex, RegexBuilder};
 use serde_json::Value;
@@ -12,7 +13,7 @@ const MAX_PATTERN: usize = 256 * 1024;
 
 /// The type of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Type {
+pub(crate) enum Type {
     Object,
     Array,
     String,
@@ -22,9 +23,9 @@ pub enum Type {
 }
 
 impl Type {
-    pub const NAMES: [&'static str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
+    pub(crate) const NAMES: [&'static str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 
-    pub fn read(name: &str) -> Option<Self> {
+    pub(crate) fn read(name: &str) -> Option<Self> {
         Some(match name {
             "object" => Self::Object,
             "array" => Self::Array,
@@ -36,7 +37,7 @@ impl Type {
         })
     }
 
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Object => "object",
             Self::Array => "array",
@@ -48,7 +49,7 @@ impl Type {
     }
 
     /// Whether a value is of this type.
-    pub fn holds(self, value: &Value) -> bool {
+    pub(crate) fn holds(self, value: &Value) -> bool {
         match self {
             Self::Object => value.is_object(),
             Self::Array => value.is_array(),
@@ -61,13 +62,13 @@ impl Type {
 }
 
 /// `3` and `3.0`.
-pub fn is_whole(value: &Value) -> bool {
+pub(crate) fn is_whole(value: &Value) -> bool {
     value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|n| n.fract() == 0.0 && n.abs() < 9e15)
 }
 
 /// What other properties than the named ones may be.
 #[derive(Clone, Debug)]
-pub enum Additional {
+pub(crate) enum Additional {
     /// Anything, and nothing of it is taken out.
     Any,
     /// Values of this schema.
@@ -76,7 +77,7 @@ pub enum Additional {
 
 /// How the items of a list are told apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum ListType {
+pub(crate) enum ListType {
     #[default]
     Atomic,
     Set,
@@ -86,55 +87,58 @@ pub enum ListType {
 /// One node of a schema.
 #[derive(Clone, Debug, Default)]
 pub struct Schema {
-    pub kind: Option<Type>,
-    pub nullable: bool,
-    pub int_or_string: bool,
-    pub embedded: bool,
-    pub preserve: bool,
-    pub list: ListType,
-    pub default: Option<Box<Value>>,
-    pub properties: BTreeMap<String, Schema>,
-    pub additional: Option<Additional>,
-    pub items: Option<Box<Schema>>,
-    pub limits: Option<Box<Limits>>,
-    pub logic: Option<Box<Logic>>,
+    pub(crate) kind: Option<Type>,
+    pub(crate) nullable: bool,
+    pub(crate) int_or_string: bool,
+    pub(crate) embedded: bool,
+    pub(crate) preserve: bool,
+    pub(crate) list: ListType,
+    pub(crate) default: Option<Box<Value>>,
+    pub(crate) properties: BTreeMap<String, Schema>,
+    pub(crate) additional: Option<Additional>,
+    pub(crate) items: Option<Box<Schema>>,
+    pub(crate) limits: Option<Box<Limits>>,
+    pub(crate) logic: Option<Box<Logic>>,
+    pub(crate) rules: Vec<Rule>,
+    /// Whether there are rules here or further in.
+    pub(crate) has_rules: bool,
 }
 
 /// What values may be.
 #[derive(Clone, Debug, Default)]
-pub struct Limits {
-    pub format: String,
-    pub pattern: Option<Pattern>,
-    pub minimum: Option<Bound>,
-    pub maximum: Option<Bound>,
-    pub multiple_of: Option<f64>,
-    pub length: (Option<u64>, Option<u64>),
-    pub count: (Option<u64>, Option<u64>),
-    pub fields: (Option<u64>, Option<u64>),
-    pub required: Vec<String>,
-    pub one_of: Vec<Value>,
+pub(crate) struct Limits {
+    pub(crate) format: String,
+    pub(crate) pattern: Option<Pattern>,
+    pub(crate) minimum: Option<Bound>,
+    pub(crate) maximum: Option<Bound>,
+    pub(crate) multiple_of: Option<f64>,
+    pub(crate) length: (Option<u64>, Option<u64>),
+    pub(crate) count: (Option<u64>, Option<u64>),
+    pub(crate) fields: (Option<u64>, Option<u64>),
+    pub(crate) required: Vec<String>,
+    pub(crate) one_of: Vec<Value>,
 }
 
 /// An end of a range.
 #[derive(Clone, Copy, Debug)]
-pub struct Bound {
-    pub at: f64,
-    pub exclusive: bool,
+pub(crate) struct Bound {
+    pub(crate) at: f64,
+    pub(crate) exclusive: bool,
 }
 
 /// Schemas of which some must hold.
 #[derive(Clone, Debug, Default)]
-pub struct Logic {
-    pub all: Vec<Schema>,
-    pub any: Vec<Schema>,
-    pub one: Vec<Schema>,
-    pub not: Option<Schema>,
+pub(crate) struct Logic {
+    pub(crate) all: Vec<Schema>,
+    pub(crate) any: Vec<Schema>,
+    pub(crate) one: Vec<Schema>,
+    pub(crate) not: Option<Schema>,
 }
 
 /// A regular expression that is compiled when it is first asked for.
 #[derive(Clone, Debug)]
-pub struct Pattern {
-    pub text: String,
+pub(crate) struct Pattern {
+    pub(crate) text: String,
     compiled: OnceLock<Option<Regex>>,
 }
 
@@ -144,12 +148,12 @@ impl Pattern {
     }
 
     /// Compiles an expression, within bounds.
-    pub fn compile(text: &str) -> Result<Regex, regex::Error> {
+    pub(crate) fn compile(text: &str) -> Result<Regex, regex::Error> {
         RegexBuilder::new(text).size_limit(MAX_PATTERN).dfa_size_limit(MAX_PATTERN).build()
     }
 
     /// Whether a text matches. An expression that does not compile matches everything: it was refused when it came.
-    pub fn matches(&self, value: &str) -> bool {
+    pub(crate) fn matches(&self, value: &str) -> bool {
         let compiled = self.compiled.get_or_init(|| Self::compile(&self.text).ok());
         compiled.as_ref().is_none_or(|regex| regex.is_match(value))
     }
@@ -157,10 +161,10 @@ impl Pattern {
 
 impl Schema {
     /// Reads a JSONSchemaProps.
-    pub fn read(value: &Value) -> Self {
+    pub(crate) fn read(value: &Value) -> Self {
         let properties = value.get("properties").and_then(Value::as_object);
         let read = |schema: &Value| Box::new(Self::read(schema));
-        Self {
+        let mut schema = Self {
             kind: Type::read(text(value, "/type")),
             nullable: flag(value, "/nullable"),
             int_or_string: flag(value, "/x-kubernetes-int-or-string"),
@@ -181,11 +185,22 @@ impl Schema {
             items: value.get("items").filter(|v| v.is_object()).map(read),
             limits: Limits::read(value).map(Box::new),
             logic: Logic::read(value).map(Box::new),
-        }
+            rules: Vec::new(),
+            has_rules: false,
+        };
+        schema.rules = Rule::all(&schema, value);
+        let inner = match &schema.additional {
+            Some(Additional::Of(of)) => Some(of),
+            _ => schema.items.as_ref(),
+        };
+        schema.has_rules = !schema.rules.is_empty()
+            || inner.is_some_and(|inner| inner.has_rules)
+            || schema.properties.values().any(|own| own.has_rules);
+        schema
     }
 
     /// The schema of a field, if it has one.
-    pub fn field(&self, name: &str) -> Option<&Self> {
+    pub(crate) fn field(&self, name: &str) -> Option<&Self> {
         match (self.properties.get(name), &self.additional) {
             (Some(own), _) => Some(own),
             (None, Some(Additional::Of(schema))) => Some(schema),
@@ -194,7 +209,7 @@ impl Schema {
     }
 
     /// Fills in defaults, and takes out nulls where there may be none.
-    pub fn fill(&self, value: &mut Value) {
+    pub(crate) fn fill(&self, value: &mut Value) {
         match value {
             Value::Object(fields) => {
                 fields.retain(|name, value| !value.is_null() || self.field(name).is_none_or(|s| s.nullable));

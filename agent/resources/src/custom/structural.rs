@@ -67,6 +67,7 @@ impl Check {
             self.common_fields(schema, path);
         }
         self.default(schema, path);
+        self.causes.extend(super::rules::check(schema, path));
         self.depth -= 1;
     }
 

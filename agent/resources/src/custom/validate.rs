@@ -13,7 +13,7 @@ const MAX_CAUSES: usize = 100;
 const MAX_STEPS: usize = 2_000_000;
 
 /// All that is wrong with an object of this schema.
-pub fn validate(schema: &Schema, object: &Value, _old: Option<&Value>) -> Causes {
+pub fn validate(schema: &Schema, object: &Value) -> Causes {
     let mut check = Check { causes: Vec::new(), steps: 0 };
     check.value(schema, object, "", Place::Root);
     check.causes.truncate(MAX_CAUSES);
@@ -304,7 +304,7 @@ impl Check {
 }
 
 /// The values by which an item of a list map is known.
-fn key_of(schema: &Schema, keys: &[String], item: &Value) -> Value {
+pub fn key_of(schema: &Schema, keys: &[String], item: &Value) -> Value {
     let default = |key: &String| {
         let own = schema.items.as_ref()?.properties.get(key)?;
         own.default.as_deref().cloned()
