@@ -1,14 +1,16 @@
 //! delete and deletecollection: preconditions, grace, finalizers.
 
+use crate::auth::User;
 use crate::custom;
 use crate::engine::Engine;
 use crate::object::{self, deleting, load, meta, text};
 use crate::path::Target;
+use crate::policy::Request;
 use crate::query::Query;
 use crate::read::Selection;
 use crate::respond::Format;
 use crate::status::{self, Result, Status};
-use crate::write::is_gone;
+use crate::write::{Told, is_gone};
 use resources::{Descriptor, Subresource};
 use serde_json::{Value, json};
 use store::{CommitError, Expect, Txn, Write};
@@ -34,10 +36,14 @@ pub(crate) struct Options {
     uid: Option<String>,
     revision: Option<String>,
     pub dry_run: bool,
+    /// Who deletes; nobody: the server itself.
+    pub by: User,
+    /// What policies warn of.
+    pub told: Told,
 }
 
 impl Options {
-    pub fn read(body: &Value, query: &Query) -> Result<Self> {
+    pub fn read(user: &User, body: &Value, query: &Query) -> Result<Self> {
         let kind = text(body, "/kind");
         if !body.is_null() && !kind.is_empty() && kind != "DeleteOptions" {
             return Err(Status::bad_request(format!("{kind} cannot be handled as a DeleteOptions")));
@@ -65,7 +71,15 @@ impl Options {
         let precondition = |name: &str| body["preconditions"][name].as_str().map(str::to_owned);
         let dry_run = query.dry_run()? || object::list(body, "/dryRun").iter().any(|v| v == "All");
         let (uid, revision) = (precondition("uid"), precondition("resourceVersion"));
-        Ok(Self { grace: grace.map(|g| g.max(0)), propagation, uid, revision, dry_run })
+        Ok(Self {
+            grace: grace.map(|g| g.max(0)),
+            propagation,
+            uid,
+            revision,
+            dry_run,
+            by: user.clone(),
+            told: Told::default(),
+        })
     }
 
     fn check(&self, kind: &Descriptor, object: &Value) -> Result<()> {
@@ -131,6 +145,17 @@ impl Engine {
             let record = self.record(kind, target.namespace.as_deref(), name)?;
             let object = load(kind, &record)?;
             options.check(kind, &object)?;
+            options.told.add(self.ask_policies(&Request {
+                operation: "DELETE",
+                kind,
+                subresource: "",
+                namespace: target.namespace.as_deref(),
+                name,
+                object: None,
+                old: Some(&object),
+                by: &options.by,
+                dry_run: options.dry_run,
+            })?);
             if kind.plural == "namespaces" && ["default", "kube-system", "kube-public"].contains(&name) {
                 return Err(Status::forbidden("", &kind.plural, name, "this namespace may not be deleted"));
             }

@@ -24,6 +24,7 @@ mod object;
 mod openapi;
 mod patch;
 mod path;
+mod policy;
 mod query;
 mod rbac;
 mod read;

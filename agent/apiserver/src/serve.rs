@@ -181,6 +181,7 @@ impl Engine {
                 check_identity(target, &mut object)?;
                 options.conform(kind, &mut object, duplicates)?;
                 let made = self.create(target, object, &options).await?;
+                options.warnings.extend(options.told.take());
                 options.warnings.extend(kind.idle.then(|| {
                     format!("{} are kept, but nothing in this cluster acts on them yet", kind.qualified())
                 }));
@@ -192,7 +193,7 @@ impl Engine {
             "update" | "patch" => self.alter(user, target, name, Part::Main, query, request, &format).await,
             "delete" => {
                 let (body, _) = self.body(request).await?;
-                let options = delete::Options::read(&body, query)?;
+                let options = delete::Options::read(user, &body, query)?;
                 let left = self.delete(target, name, &options).await?;
                 // What is shown may be the object or a Status that says it is gone.
                 let shown = if object::text(&left, "/kind") == "Status" {
@@ -200,11 +201,11 @@ impl Engine {
                 } else {
                     format.object(kind, left, true)
                 };
-                Ok(format.answer(StatusCode::OK, &shown))
+                Ok(warn(format.answer(StatusCode::OK, &shown), &options.told.take()))
             }
             _ => {
                 let (body, _) = self.body(request).await?;
-                let options = delete::Options::read(&body, query)?;
+                let options = delete::Options::read(user, &body, query)?;
                 Ok(format
                     .answer(StatusCode::OK, &self.delete_collection(target, query, &options, &format).await?))
             }
@@ -259,7 +260,7 @@ impl Engine {
             }
             (Subresource::Eviction, Method::POST) => {
                 let (eviction, _) = self.body(request).await?;
-                let options = delete::Options::read(&eviction["deleteOptions"], query)?;
+                let options = delete::Options::read(user, &eviction["deleteOptions"], query)?;
                 self.delete(target, name, &options).await?;
                 Ok(format.answer(
                     StatusCode::CREATED,
@@ -311,6 +312,7 @@ impl Engine {
             options.conform(&target.kind, &mut object, duplicates)?;
             self.update(target, name, object, part, &options).await?
         };
+        options.warnings.extend(options.told.take());
         Ok(warn(format.answer(code, &format.object(&target.kind, changed, true)), &options.warnings))
     }
 

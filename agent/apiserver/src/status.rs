@@ -59,6 +59,18 @@ impl Status {
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).about(group, plural, name)
     }
 
+    /// Somebody who has a say in writes says no. `reason`: why, of those that a policy may give.
+    pub fn refused(group: &str, plural: &str, name: &str, why: &str, reason: &str) -> Self {
+        let mut status = Self::forbidden(group, plural, name, why).causes(json!([{"message": why}]));
+        (status.code, status.reason) = match reason {
+            "Forbidden" => (StatusCode::FORBIDDEN, "Forbidden"),
+            "Unauthorized" => (StatusCode::UNAUTHORIZED, "Unauthorized"),
+            "RequestEntityTooLarge" => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
+            _ => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
+        };
+        status
+    }
+
     /// Adds the cause by which clients know that the namespace is going away.
     pub fn terminating(self, namespace: &str) -> Self {
         self.causes(json!([{

@@ -7,11 +7,13 @@ use crate::engine::Engine;
 use crate::managed;
 use crate::object::{self, deleting, finalizers, load, meta, text};
 use crate::path::Target;
+use crate::policy::Request;
 use crate::query::Query;
 use crate::status::{Result, Status};
 use http::HeaderMap;
 use resources::{Cause, Descriptor, Subresource};
 use serde_json::Value;
+use std::sync::{Arc, Mutex, PoisonError};
 use store::{CommitError, Expect, Revision, Txn, Write};
 
 /// How often a write is tried again when somebody else was faster.
@@ -45,6 +47,25 @@ pub(crate) struct Options {
     pub strict: Strictness,
     /// What the client is told in `Warning` headers.
     pub warnings: Vec<String>,
+    /// What policies warn of, told as well.
+    pub told: Told,
+}
+
+/// Warnings that turn up on the way.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told(Arc<Mutex<Vec<String>>>);
+
+impl Told {
+    pub fn add(&self, warnings: Vec<String>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A write that is tried again is asked about again.
+        let new: Vec<String> = warnings.into_iter().filter(|warning| !all.contains(warning)).collect();
+        all.extend(new);
+    }
+
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// What becomes of fields a kind does not have, and of those that come twice.
@@ -81,6 +102,21 @@ impl Options {
     /// The same, on a subresource.
     pub fn on(self, subresource: &'static str) -> Self {
         Self { subresource, ..self }
+    }
+
+    /// The write as those are asked who have a say in it.
+    fn request<'a>(&'a self, target: &'a Target, name: &'a str) -> Request<'a> {
+        Request {
+            operation: "",
+            kind: &target.kind,
+            subresource: self.subresource,
+            namespace: target.namespace.as_deref(),
+            name,
+            object: None,
+            old: None,
+            by: &self.by,
+            dry_run: self.dry_run,
+        }
     }
 
     /// Takes out what the kind does not have, and complains as wanted.
@@ -199,6 +235,12 @@ impl Engine {
             if !causes.is_empty() {
                 return Err(Status::invalid(kind, &name, &causes));
             }
+            options.told.add(self.ask_policies(&Request {
+                operation: "CREATE",
+                object: Some(&new),
+                old: None,
+                ..options.request(target, &name)
+            })?);
             let key = object::key(kind, target.namespace.as_deref(), &name);
             if options.dry_run {
                 return match self.kv(kind).get(&key) {
@@ -276,6 +318,14 @@ impl Engine {
             let causes = kind.validate(&new, Some(&old));
             if !causes.is_empty() {
                 return Err(Status::invalid(kind, name, &causes));
+            }
+            if part != Part::Whole {
+                options.told.add(self.ask_policies(&Request {
+                    operation: "UPDATE",
+                    object: Some(&new),
+                    old: Some(&old),
+                    ..options.request(target, name)
+                })?);
             }
             if new == old && !is_gone(kind, &new) {
                 return Ok(new);

@@ -1,5 +1,6 @@
 //! Every kind, each in its own file.
 
+mod admission;
 mod autoscaler;
 mod class;
 mod columns;
@@ -80,6 +81,8 @@ static ALL: &[Builtin] = &[
     endpoint_slice::ENDPOINT_SLICE,
     lease::LEASE,
     custom::CUSTOM_RESOURCE_DEFINITION,
+    admission::VALIDATING_ADMISSION_POLICY,
+    admission::VALIDATING_ADMISSION_POLICY_BINDING,
 ];
 
 /// Every built-in kind.

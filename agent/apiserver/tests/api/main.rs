@@ -12,6 +12,7 @@ mod namespaces;
 mod objects;
 mod openapi;
 mod page;
+mod policies;
 mod services;
 mod watches;
 

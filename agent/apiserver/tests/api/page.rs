@@ -22,7 +22,7 @@ const TAIL: &str = "
 
 ## What is not there
 
-Descriptions of fields in OpenAPI, validation rules (CEL) and conversion webhooks of custom kinds, admission webhooks and policies, service account tokens, certificate signing requests, API priority and fairness objects,
+Descriptions of fields in OpenAPI, conversion webhooks of custom kinds, admission webhooks and mutating policies, service account tokens, certificate signing requests, API priority and fairness objects,
 `ephemeralcontainers`, `resize`, `proxy`, `token` and `approval`, quotas being enforced, preemption, metrics. Answers are JSON
 or YAML; protobuf is read, not written. Leases are kept in memory, and empty after a new leader is chosen.
 ";

@@ -87,10 +87,10 @@ fn defaults_are_idempotent() {
 #[test]
 fn filled_objects_are_what_typed_clients_expect() {
     use k8s_openapi::api::{
-        apps::v1 as apps, autoscaling, batch::v1 as batch, coordination::v1 as coordination,
-        core::v1 as core, discovery::v1 as discovery, events::v1 as events, networking::v1 as networking,
-        node::v1 as node, policy::v1 as policy, rbac::v1 as rbac, scheduling::v1 as scheduling,
-        storage::v1 as storage,
+        admissionregistration::v1 as admission, apps::v1 as apps, autoscaling, batch::v1 as batch,
+        coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
+        networking::v1 as networking, node::v1 as node, policy::v1 as policy, rbac::v1 as rbac,
+        scheduling::v1 as scheduling, storage::v1 as storage,
     };
     fn same<T: serde::de::DeserializeOwned + serde::Serialize>(object: &Value) {
         let typed: T = serde_json::from_value(object.clone()).expect("typed");
@@ -140,6 +140,12 @@ fn filled_objects_are_what_typed_clients_expect() {
             }
             ("scheduling.k8s.io/v1", "PriorityClass") => same::<scheduling::PriorityClass>(&object),
             ("node.k8s.io/v1", "RuntimeClass") => same::<node::RuntimeClass>(&object),
+            ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy") => {
+                same::<admission::ValidatingAdmissionPolicy>(&object);
+            }
+            ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding") => {
+                same::<admission::ValidatingAdmissionPolicyBinding>(&object);
+            }
             ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => {
                 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
                 same::<apiextensions::CustomResourceDefinition>(&object);
