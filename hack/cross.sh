@@ -20,6 +20,11 @@ gnu_name() {
   esac
 }
 
+# code_flags TARGET: Thumb code is much smaller than ARM code, and every armv7 runs it.
+code_flags() {
+  case "$1" in armv7-*) echo "-C target-feature=+thumb-mode" ;; esac
+}
+
 # Sets cross_rustc to a compiler that has the target's standard library.
 choose_rustc() {
   local target=$1 libdir root="$CACHE/rust"
@@ -34,6 +39,7 @@ choose_rustc() {
       >"$cross_rustc.new"
     chmod 755 "$cross_rustc.new"
     mv "$cross_rustc.new" "$cross_rustc"
+    "$cross_rustc" --version >/dev/null || die "Debian's Rust compiler does not run here" "rustup target add $target"
     return
   fi
   die "no Rust standard library for $target" "either: rustup target add $target
@@ -75,7 +81,7 @@ cross_build() {
   # No path of this machine is in what is built.
   # A panic aborts, so nobody walks the tables that would unwind it, a sixth of the agent: none are made here, and those
   # that the standard library brings along the linker leaves out.
-  flags="-C force-unwind-tables=no --remap-path-prefix=$REPO=/bramble --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+  flags="$(code_flags "$target") -C force-unwind-tables=no --remap-path-prefix=$REPO=/bramble --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
   under=${target//-/_}
   upper=$(echo "$under" | tr '[:lower:]' '[:upper:]')
   cross_cargo() {
