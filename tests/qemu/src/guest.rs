@@ -107,8 +107,11 @@ impl Guest {
     }
 
     /// Notes what is written to the card in a file from the next power-on (a virt machine only); see [`crate::Writes`].
-    pub fn record(&mut self, log: Option<PathBuf>) {
+    pub fn record(&mut self, log: Option<PathBuf>) -> Result<()> {
+        // QEMU makes no file, it opens one.
+        log.as_ref().map(File::create).transpose().context("the log of writes")?;
         self.record = log;
+        Ok(())
     }
 
     /// Switches it on.

@@ -31,7 +31,7 @@ fn upgrade(guest: &mut Guest) -> Result<Run> {
     let server = Server::start(guest.card.bundle()?)?;
     let before = guest.card.duplicate()?;
     let log = before.folder().join("writes");
-    guest.record(Some(log.clone()));
+    guest.record(Some(log.clone()))?;
     guest.power_on()?;
     guest.shell()?;
     let begun = log.metadata()?.len();
@@ -47,7 +47,7 @@ fn upgrade(guest: &mut Guest) -> Result<Run> {
 fn trial(guest: &mut Guest) -> Result<Run> {
     let before = guest.card.duplicate()?;
     let log = before.folder().join("writes");
-    guest.record(Some(log.clone()));
+    guest.record(Some(log.clone()))?;
     guest.power_on()?;
     guest.shell()?;
     guest.until("kube-config upgrade --status", "slot b (running): good", 15 * MINUTE)?;
@@ -126,7 +126,7 @@ fn a_plug_pulled_during_an_upgrade_leaves_a_system_that_boots() -> Result<()> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut guest = Guest::new("upgrade-plug", "rpi-3", Machine::Virt, Net::User)?;
     let runs = [(upgrade(&mut guest)?, WHILE_WRITTEN), (trial(&mut guest)?, ON_TRIAL)];
-    guest.record(None);
+    guest.record(None)?;
     let (old, new) = (&runs[0].0.before, &runs[1].0.before);
     ensure!(examine(new, old, new)? == [Slot::B], "the upgrade chose nothing");
     let mut number = 0;
