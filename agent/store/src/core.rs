@@ -3,6 +3,9 @@
 //! [`Core::poll`] as data. The shell carries it out in order and reports with [`Core::persisted`].
 
 mod report;
+mod snapshots;
+
+pub(crate) use snapshots::first_snapshot;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -11,7 +14,7 @@ use bytes::Bytes;
 use raft::eraftpb::{
     ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot,
 };
-use raft::{ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
+use raft::{RawNode, Ready, StateRole};
 use raft_prost::Message as _;
 
 use crate::change::{Change, ChangeError};
@@ -27,12 +30,6 @@ const APPEND_BYTES: u64 = 1 << 20;
 const APPENDS_IN_FLIGHT: usize = 64;
 /// Bytes of entries that a leader keeps uncommitted; beyond, proposals are dropped. The handle's own bound is lower.
 const UNCOMMITTED_BYTES: u64 = 64 << 20;
-/// Ticks for which a snapshot made for a follower is kept for the next one.
-const SNAPSHOT_KEPT_TICKS: u64 = 50;
-/// Ticks after which a snapshot that was sent and not answered counts as lost.
-const SNAPSHOT_LOST_TICKS: u64 = 100;
-/// Ticks between attempts to write a snapshot that the disk refused.
-const SNAPSHOT_RETRY_TICKS: u64 = 100;
 
 /// Names a request that waits for its answer.
 pub(crate) type Token = u64;
@@ -211,19 +208,6 @@ impl Core {
         }
     }
 
-    fn expire_snapshots(&mut self) {
-        if self.raw.store().snapshot.is_some() && self.now - self.snapshot_made > SNAPSHOT_KEPT_TICKS {
-            self.raw.mut_store().snapshot = None;
-        }
-        let now = self.now;
-        let lost = |sent: &u64| now - sent > SNAPSHOT_LOST_TICKS;
-        let expired: Vec<u64> =
-            self.snapshot_sent.iter().filter(|(_, at)| lost(at)).map(|(id, _)| *id).collect();
-        for id in expired {
-            self.snapshot_sent(id, false);
-        }
-    }
-
     /// Takes a message from another member. One that no correct member would send is dropped.
     pub(crate) fn step(&mut self, message: Message) {
         if self.halted.is_some() {
@@ -324,11 +308,6 @@ impl Core {
         self.raw.report_unreachable(peer);
     }
 
-    pub(crate) fn snapshot_sent(&mut self, peer: u64, ok: bool) {
-        self.snapshot_sent.remove(&peer);
-        self.raw.report_snapshot(peer, if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
-    }
-
     /// Fails all that waits: the disk does not take it and no other voter could.
     pub(crate) fn fail_pending(&mut self, error: &CommitError) {
         let tokens = self.pending.drain(..).map(|p| (p.token, Err(error.clone())));
@@ -368,22 +347,6 @@ impl Core {
                 self.out.messages.extend(messages);
             }
         }
-    }
-
-    /// The snapshot job is done; `at` is where, `None` when it failed.
-    pub(crate) fn snapshotted(&mut self, at: Option<Position>) {
-        self.snapshot_running = false;
-        match at {
-            // A snapshot that the leader sent meanwhile is newer.
-            Some(at) if at.index > self.snapshot_at.index => {
-                let base = self.snapshot_at.index;
-                self.raw.mut_store().compact(base);
-                self.snapshot_at = at;
-            }
-            Some(_) => {}
-            None => self.snapshot_not_before = self.now + SNAPSHOT_RETRY_TICKS,
-        }
-        self.bytes_kept = self.raw.store().bytes();
     }
 
     /// Collects what is to be done.
@@ -598,50 +561,6 @@ impl Core {
         }
     }
 
-    fn make_wanted_snapshot(&mut self) {
-        if !self.raw.store().snapshot_wanted.replace(false) {
-            return;
-        }
-        let data = wire::encode_image(self.space.image());
-        let mut snapshot = Snapshot { data, ..Snapshot::default() };
-        let metadata = snapshot.mut_metadata();
-        metadata.index = self.applied.index;
-        metadata.term = self.applied.term;
-        metadata.set_conf_state(self.conf_state.clone());
-        self.snapshot_made = self.now;
-        self.raw.mut_store().snapshot = Some(snapshot);
-    }
-
-    fn note_sent_snapshots(&mut self) {
-        for message in self.out.messages.iter().filter(|m| m.msg_type() == MessageType::MsgSnapshot) {
-            self.snapshot_sent.insert(message.to, self.now);
-        }
-        let prs = self.raw.raft.prs();
-        self.snapshot_sent.retain(|id, _| prs.get(*id).is_some_and(|p| p.state == ProgressState::Snapshot));
-    }
-
-    fn snapshot_when_due(&mut self) {
-        let entries = self.applied.index - self.snapshot_at.index;
-        let bytes = self.raw.store().bytes().saturating_sub(self.bytes_kept);
-        let due = entries >= self.config.snapshot_entries || bytes >= self.config.snapshot_bytes;
-        // With nothing applied since the last one, a new snapshot could not cut the log.
-        if !due
-            || entries == 0
-            || self.halted.is_some()
-            || self.snapshot_running
-            || self.now < self.snapshot_not_before
-        {
-            return;
-        }
-        self.snapshot_running = true;
-        self.out.jobs.push(Job::Snapshot {
-            conf_state: self.conf_state.clone(),
-            at: self.applied,
-            base: self.snapshot_at,
-            image: self.space.image(),
-        });
-    }
-
     fn is_active(&self, id: u64) -> bool {
         let limit = 2 * self.config.election_ticks as u64;
         self.heard.get(&id).is_some_and(|at| self.now - at <= limit)
@@ -651,16 +570,6 @@ impl Core {
 fn raft_change_v2(change: &ConfChange) -> ConfChangeV2 {
     let single = raft::eraftpb::ConfChangeSingle { change_type: change.change_type, node_id: change.node_id };
     ConfChangeV2 { changes: vec![single], ..ConfChangeV2::default() }
-}
-
-/// The state a new cluster begins with: this node the only voter, nothing stored.
-pub(crate) fn first_snapshot(id: u64) -> Snapshot {
-    let mut snapshot = Snapshot { data: wire::encode_image(Image::default()), ..Snapshot::default() };
-    let metadata = snapshot.mut_metadata();
-    metadata.index = 1;
-    metadata.term = 1;
-    metadata.set_conf_state(ConfState { voters: vec![id], ..ConfState::default() });
-    snapshot
 }
 
 #[cfg(test)]
