@@ -90,6 +90,12 @@ impl LockedDeb {
     pub fn file_name(&self) -> String {
         format!("{}_{}_{}.deb", self.name, self.version.replace(':', "%3a"), self.arch)
     }
+
+    /// Where it is in an archive of archives: `@ARCHIVE@` stands for the last part of its own archive's URI.
+    pub fn url_in(&self, pattern: &str) -> Option<String> {
+        let archive = self.uri.trim_end_matches('/').rsplit('/').next()?;
+        Some(format!("{}/{}", pattern.replace("@ARCHIVE@", archive).trim_end_matches('/'), self.path))
+    }
 }
 
 impl Lock {
@@ -194,10 +200,7 @@ impl Lock {
         // Archives are recorded a few times a day, and keep what an update replaced for longer than one.
         let time =
             date.parse::<jiff::Timestamp>().ok()?.checked_add(jiff::SignedDuration::from_hours(24)).ok()?;
-        let archive = deb.uri.trim_end_matches('/').rsplit('/').next()?;
-        let time = time.strftime("%Y%m%dT%H%M%SZ").to_string();
-        let base = pattern.replace("@ARCHIVE@", archive).replace("@TIME@", &time);
-        Some(format!("{}/{}", base.trim_end_matches('/'), deb.path))
+        deb.url_in(&pattern.replace("@TIME@", &time.strftime("%Y%m%dT%H%M%SZ").to_string()))
     }
 
     /// Bytes of all packages.

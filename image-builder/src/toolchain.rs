@@ -25,14 +25,6 @@ struct List {
     deb: Vec<LockedDeb>,
 }
 
-impl List {
-    fn elsewhere(&self, deb: &LockedDeb) -> Option<String> {
-        let archive = deb.uri.trim_end_matches('/').rsplit('/').next()?;
-        let base = self.fallback.as_ref()?.replace("@ARCHIVE@", archive);
-        Some(format!("{}/{}", base.trim_end_matches('/'), deb.path))
-    }
-}
-
 /// Fetches and unpacks a list. Returns false when the folder has it already.
 pub fn unpack(list: &Path, into: &Path, cache: &Cache, progress: &MultiProgress) -> Result<bool> {
     let text = fs::read(list).with_context(|| list.display().to_string())?;
@@ -44,7 +36,7 @@ pub fn unpack(list: &Path, into: &Path, cache: &Cache, progress: &MultiProgress)
     let debs = &pinned.deb;
     check_debs(debs).with_context(|| list.display().to_string())?;
     let dropped = Dropped {
-        elsewhere: &|deb| pinned.elsewhere(deb),
+        elsewhere: &|deb| deb.url_in(pinned.fallback.as_deref()?),
         remedy: &format!("put today's version into {}: name, version, size, sha256, path", list.display()),
     };
     cache.fetch(&Client::default(), &debs.iter().collect::<Vec<_>>(), &dropped, progress)?;
