@@ -108,16 +108,12 @@ impl Reader {
         let mut duplicates = self.duplicates.borrow_mut();
         // More names than this help nobody.
         if duplicates.len() < 16 {
-            let mut place = String::new();
-            for step in self.path.borrow().iter() {
-                match step {
-                    Step::Field(name) if place.is_empty() => place.push_str(name),
-                    Step::Field(name) => place += &format!(".{name}"),
-                    Step::Item(i) => place += &format!("[{i}]"),
-                }
-            }
-            let dot = if place.is_empty() { "" } else { "." };
-            duplicates.push(format!("{place}{dot}{name}"));
+            let path = self.path.borrow();
+            let steps = path.iter().map(|step| match step {
+                Step::Field(name) => name.clone(),
+                Step::Item(i) => format!("[{i}]"),
+            });
+            duplicates.push(resources::field_path(steps.chain([name.to_owned()])));
         }
     }
 }

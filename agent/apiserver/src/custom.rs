@@ -58,6 +58,13 @@ impl Kinds {
         }
     }
 
+    /// An object of this kind is no more: its definition may have waited for that.
+    pub fn gone(&self, kind: &Descriptor) {
+        if kind.custom().is_some_and(|version| version.terminating) {
+            self.end();
+        }
+    }
+
     /// Has ending kinds looked at.
     pub fn end(&self) {
         self.ending.store(true, Ordering::Release);
@@ -86,8 +93,8 @@ impl Engine {
         if let Some(kind) = find(group, version, plural) {
             return Some(Arc::clone(kind));
         }
-        // No definition's group is without a dot; what is asked for is not yet known to be one.
-        let record = self.definition(group, plural).filter(|_| group.contains('.'))?;
+        // No definition's group is without a dot: what else is asked for need not be looked up.
+        let record = group.contains('.').then(|| self.definition(group, plural))??;
         self.kinds.of(&record).iter().find(|kind| kind.version == version).cloned()
     }
 

@@ -191,9 +191,7 @@ impl Engine {
                     return Ok(next);
                 }
                 (Ok(_), None) => {
-                    if kind.custom().is_some_and(|version| version.terminating) {
-                        self.kinds.end();
-                    }
+                    self.kinds.gone(kind);
                     return Ok(gone(kind, &object));
                 }
                 (Err(CommitError::Conflict { .. }), _) => {}

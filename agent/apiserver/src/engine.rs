@@ -90,7 +90,8 @@ impl Engine {
         records.iter().filter_map(|record| crate::object::load(kind, record).ok()).collect()
     }
 
-    fn one(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+    /// One object of a kind, for the same; `None` if there is none.
+    pub fn one(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value> {
         let kind = resources::find(group, "v1", plural)?;
         let key = crate::object::key(kind, Some(namespace).filter(|n| !n.is_empty()), name);
         crate::object::load(kind, &self.kv(kind).get(&key)?).ok()

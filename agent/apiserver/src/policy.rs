@@ -109,6 +109,7 @@ fn is_exempt(request: &Request<'_>) -> bool {
 /// A policy with one of its bindings, and what it decides by.
 struct Case<'a> {
     policy: &'a Value,
+    programs: &'a Programs,
     binding: &'a Value,
     request: &'a Request<'a>,
     told: &'a Value,
@@ -125,28 +126,26 @@ impl Engine {
         if bindings.is_empty() {
             return Ok(Vec::new());
         }
-        let namespace = request.namespace.and_then(|name| self.namespace(name));
+        let namespace = request.namespace.and_then(|name| self.one("", "namespaces", "", name));
         let (told, mut warnings) = (request.told(), Vec::new());
         for policy in self.all(GROUP, "validatingadmissionpolicies", "") {
             let matcher = &policy["spec"]["matchConstraints"];
             if !request.is_about(matcher, namespace.as_ref()) {
                 continue;
             }
+            let programs = Programs::read(&policy["spec"]);
             for binding in bindings.iter().filter(|b| text(b, "/spec/policyName") == name(&policy)) {
                 let own = &binding["spec"]["matchResources"];
                 if own.is_object() && !request.is_limited_to(own, namespace.as_ref()) {
                     continue;
                 }
                 let namespace = namespace.as_ref();
-                let case = Case { policy: &policy, binding, request, told: &told, namespace };
+                let case =
+                    Case { policy: &policy, programs: &programs, binding, request, told: &told, namespace };
                 self.ask(&case, &mut warnings)?;
             }
         }
         Ok(warnings)
-    }
-
-    fn namespace(&self, name: &str) -> Option<Value> {
-        self.all("", "namespaces", "").into_iter().find(|namespace| object::name(namespace) == name)
     }
 
     /// Asks one policy as one of its bindings wants it.
@@ -166,10 +165,7 @@ impl Engine {
     /// The parameters that a binding leads to; `null` if the policy takes none.
     fn params(&self, case: &Case<'_>) -> std::result::Result<Vec<Value>, String> {
         let (wanted, by) = (&case.policy["spec"]["paramKind"], &case.binding["spec"]["paramRef"]);
-        if !wanted.is_object() {
-            return Ok(vec![Value::Null]);
-        }
-        if !by.is_object() {
+        if !wanted.is_object() || !by.is_object() {
             return Ok(vec![Value::Null]);
         }
         let (version, kind) = (text(wanted, "/apiVersion"), text(wanted, "/kind"));
@@ -202,9 +198,7 @@ impl Engine {
 impl Request<'_> {
     /// Whether a policy's constraints, which name resources, are about this request.
     fn is_about(&self, matcher: &Value, namespace: Option<&Value>) -> bool {
-        self.matches_rules(list(matcher, "/resourceRules"))
-            && !self.matches_rules(list(matcher, "/excludeResourceRules"))
-            && self.is_selected(matcher, namespace)
+        self.matches_rules(list(matcher, "/resourceRules")) && self.is_limited_to(matcher, namespace)
     }
 
     /// The same for a binding's, which may leave the resources to the policy.
@@ -219,8 +213,7 @@ impl Request<'_> {
 impl Case<'_> {
     /// All that is wrong, with the reasons that validations give.
     fn faults(&self, params: &Value) -> Vec<(String, &str)> {
-        let spec = &self.policy["spec"];
-        let programs = Programs::read(spec);
+        let (spec, programs) = (&self.policy["spec"], self.programs);
         let mut budget = Budget::default();
         let null = Value::Null;
         let mut names = vec![

@@ -344,8 +344,8 @@ impl Engine {
             match self.kv(kind).commit(Txn { writes }).await {
                 Ok(revision) => {
                     object::set_revision(&mut new, revision);
-                    if is_gone(kind, &new) && kind.custom().is_some_and(|version| version.terminating) {
-                        self.kinds.end();
+                    if is_gone(kind, &new) {
+                        self.kinds.gone(kind);
                     }
                     return Ok(new);
                 }

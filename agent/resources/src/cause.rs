@@ -6,6 +6,19 @@ use serde_json::Value;
 /// All causes found so far.
 pub type Causes = Vec<Cause>;
 
+/// A field as messages name it, out of the names and `[i]` that lead there: `spec.containers[0].image`.
+pub fn field_path<S: AsRef<str>>(steps: impl IntoIterator<Item = S>) -> String {
+    let mut path = String::new();
+    for step in steps {
+        let step = step.as_ref();
+        if !path.is_empty() && !step.starts_with('[') {
+            path.push('.');
+        }
+        path.push_str(step);
+    }
+    path
+}
+
 /// How upstream prints the offending value.
 fn shown(value: &Value) -> String {
     match value {

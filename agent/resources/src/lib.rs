@@ -28,6 +28,7 @@ pub mod schema;
 pub mod table;
 pub mod time;
 
+pub use cause::field_path;
 pub use descriptor::*;
 pub use kinds::{all, cron};
 

@@ -2,6 +2,7 @@
 //!
 //! Typed clients refuse a whole list for one field of the wrong type, so such an object must never be stored.
 
+use crate::cause::field_path;
 use crate::marks;
 use crate::protobuf::schema::{Field, Kind, Shape, Table, table};
 use crate::{quantity::Quantity, time};
@@ -96,7 +97,9 @@ impl Check {
                     self.message(message, value);
                 }
                 Some(field) => self.field(field, value),
-                None if self.found.unknown.len() < MAX_FOUND => self.found.unknown.push(self.place()),
+                None if self.found.unknown.len() < MAX_FOUND => {
+                    self.found.unknown.push(field_path(&self.path))
+                }
                 None => {}
             }
             self.path.pop();
@@ -176,23 +179,11 @@ impl Check {
             Value::Object(_) => "object",
         };
         if self.found.mistyped.len() < MAX_FOUND {
-            let (kind, place) = (&self.kind, self.place());
+            let (kind, place) = (&self.kind, field_path(&self.path));
             let text =
                 format!("json: cannot unmarshal {held} into Go struct field {kind}.{place} of type {wanted}");
             self.found.mistyped.push(text);
         }
-    }
-
-    /// `spec.containers[0].image`.
-    fn place(&self) -> String {
-        let mut place = String::new();
-        for part in &self.path {
-            if !place.is_empty() && !part.starts_with('[') {
-                place.push('.');
-            }
-            place.push_str(part);
-        }
-        place
     }
 }
 

@@ -5,9 +5,16 @@ use super::value::{Cel, fault};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-const UNITS: [(&str, i128); 6] =
-    [("ns", 1), ("us", 1_000), ("µs", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000)];
 const HOUR: i128 = 3_600_000_000_000;
+const UNITS: [(&str, i128); 7] = [
+    ("ns", 1),
+    ("us", 1_000),
+    ("µs", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", HOUR),
+];
 
 /// RFC 3339, or a date alone.
 pub fn timestamp(text: &str) -> Result<Timestamp, Error> {
@@ -36,12 +43,7 @@ pub fn span(text: &str) -> Result<i128, Error> {
         let (number, after) = rest.split_at(end);
         let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
         let (unit, next) = after.split_at(unit_end);
-        let size = if unit == "h" {
-            Some(HOUR)
-        } else {
-            UNITS.iter().find(|(name, _)| *name == unit).map(|(_, n)| *n)
-        };
-        let size = size.ok_or_else(bad)?;
+        let size = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, n)| *n).ok_or_else(bad)?;
         let (whole, part) = number.split_once('.').unwrap_or((number, ""));
         let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| bad())? };
         let mut worth = whole.checked_mul(size).ok_or_else(bad)?;

@@ -1,6 +1,7 @@
 //! Taking out what a schema does not have.
 
 use super::schema::{Additional, Schema};
+use crate::cause::field_path;
 use serde_json::Value;
 
 /// No more paths than this are told.
@@ -43,7 +44,7 @@ impl Pruner<'_> {
                 (None, None) => schema.preserve,
             };
             if !kept && self.told.len() < MAX_TOLD {
-                self.told.push(self.place());
+                self.told.push(field_path(&self.path));
             }
             self.path.pop();
             kept
@@ -62,16 +63,5 @@ impl Pruner<'_> {
                 self.path.pop();
             }
         }
-    }
-
-    fn place(&self) -> String {
-        let mut place = String::new();
-        for part in &self.path {
-            if !place.is_empty() && !part.starts_with('[') {
-                place.push('.');
-            }
-            place.push_str(part);
-        }
-        place
     }
 }
