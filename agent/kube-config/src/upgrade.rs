@@ -67,7 +67,8 @@ pub(crate) async fn run(args: &Upgrade, socket: &Path) -> Result<()> {
     let running = host::running()?;
     let place = host::place(Path::new("/sys"), running)?;
     if args.status {
-        let state = with_card(&place, install::known)?;
+        // Only a look: neither the lock, which an update holds for minutes, nor a boot partition that can be written.
+        let state = state_of(&place)?;
         status(&state, running).iter().for_each(|line| println!("{line}"));
         return Ok(());
     }
@@ -139,10 +140,14 @@ async fn peek(from: &str, keys: &Path, here: Here) -> Result<bundle::Manifest> {
 pub fn boot() -> Result<Boot> {
     let running = host::running()?;
     let place = host::place(Path::new("/sys"), running)?;
-    let disk = std::fs::File::open(&place.disk).with_context(|| place.disk.display().to_string())?;
-    let state = slots::card::read(&disk)?.context("the card has no boot state")?;
+    let state = state_of(&place)?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("the boot's id")?;
     Ok(Boot { boot: boot.trim().to_owned(), running, state })
+}
+
+fn state_of(place: &Place) -> Result<State> {
+    let disk = std::fs::File::open(&place.disk).with_context(|| place.disk.display().to_string())?;
+    install::found(slots::card::read(&disk).context("reading the boot state")?)
 }
 
 /// The two slots in words.

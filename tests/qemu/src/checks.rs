@@ -43,6 +43,11 @@ pub fn memory(guest: &mut Guest) -> Result<f64> {
     said.trim().parse().with_context(|| said.clone())
 }
 
+/// Waits for the network: the shell on the console does not.
+pub fn online(guest: &mut Guest) -> Result<()> {
+    guest.until("ip route", "default", 8 * MINUTE).map(drop)
+}
+
 /// `kube-config enable-master`, as typed in 2016, up to Node Ready.
 pub fn master(guest: &mut Guest) -> Result<()> {
     println!("{}", guest.ok("kube-config enable-master", 4 * MINUTE)?);

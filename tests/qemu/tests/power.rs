@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
-use qemu::checks::MINUTE;
+use qemu::checks::{MINUTE, online};
 use qemu::{Card, Guest, Machine, Net, Server, Writes};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -34,6 +34,7 @@ fn upgrade(guest: &mut Guest) -> Result<Run> {
     guest.record(Some(log.clone()))?;
     guest.power_on()?;
     guest.shell()?;
+    online(guest)?;
     let begun = log.metadata()?.len();
     let command = format!("kube-config upgrade {} --no-reboot", server.url("10.0.2.2"));
     guest.ok(&command, 15 * MINUTE)?;

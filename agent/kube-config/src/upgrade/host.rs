@@ -21,7 +21,7 @@ const BOOT_PARTITION: &str = "1";
 const LABEL: &[u8; 11] = b"BRAMBLE    ";
 const DATA_PARTITION: &str = "4";
 /// Longest wait for udev to be done with the card.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Where the boot partition is mounted while it is not mounted elsewhere.
 const MOUNT: &str = "/run/bramble/boot";
 

@@ -249,7 +249,12 @@ pub(crate) fn commit(card: &mut impl Card, running: Slot) -> Result<bool> {
 
 /// The boot state, which the initramfs has written anew if it was lost.
 pub(crate) fn known(card: &mut impl Card) -> Result<State> {
-    card.state().context("reading the boot state")?.ok_or_else(|| {
+    found(card.state().context("reading the boot state")?)
+}
+
+/// The boot state that was found, or what to do without one.
+pub(crate) fn found(state: Option<State>) -> Result<State> {
+    state.ok_or_else(|| {
         anyhow!("the card's boot state is lost; reboot, and the running system becomes the good one")
     })
 }
