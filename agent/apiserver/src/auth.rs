@@ -8,6 +8,7 @@ use crate::rbac;
 use crate::status::{Result, Status};
 use resources::Descriptor;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Whoever sent a request, as the listener read it from the client certificate (CN is the name, O are the groups).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,12 +19,22 @@ pub struct User {
     pub groups: Vec<String>,
     /// A stable id, if there is one.
     pub uid: Option<String>,
+    /// What else was said of him when he was let in: which pod he is, by which token he came.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl User {
     /// The user that may do everything.
     pub fn admin() -> Self {
-        Self { name: "system:admin".to_owned(), groups: vec![MASTERS.to_owned()], uid: None }
+        Self { name: "system:admin".to_owned(), groups: vec![MASTERS.to_owned()], ..Self::default() }
+    }
+
+    /// As somebody who was let in.
+    pub(crate) fn authenticated(mut self) -> Self {
+        if !self.is_in(AUTHENTICATED) {
+            self.groups.push(AUTHENTICATED.to_owned());
+        }
+        self
     }
 
     fn is_in(&self, group: &str) -> bool {
@@ -37,6 +48,8 @@ impl User {
 }
 
 const MASTERS: &str = "system:masters";
+/// Whom every user that was let in belongs to.
+pub(crate) const AUTHENTICATED: &str = "system:authenticated";
 const NODES: &str = "system:nodes";
 
 /// What a request wants to do.
@@ -210,6 +223,7 @@ fn node_may(node: &str, a: &Attributes<'_>, facts: &dyn Facts) -> Node {
             restricted(own_pod(), "can only update pod status for pods with spec.nodeName set to itself")
         }
         ("", "configmaps" | "secrets", "") if reads => related(node, a, facts),
+        ("", "serviceaccounts", "token") if a.verb == "create" => related(node, a, facts),
         ("", "pods" | "services" | "endpoints" | "namespaces", "") => may(reads),
         ("discovery.k8s.io", "endpointslices", "") => may(reads),
         ("apps", "replicasets" | "deployments", "") => may(reads),
@@ -253,8 +267,11 @@ fn mentions(spec: &Value) -> bool {
     })
 }
 
-/// Whether a pod's `spec` refers to this Secret or ConfigMap, wherever that may be said.
+/// Whether a pod's `spec` refers to this Secret, ConfigMap or service account, wherever that may be said.
 pub(crate) fn refers(spec: &Value, plural: &str, name: &str) -> bool {
+    if plural == "serviceaccounts" {
+        return text(spec, "/serviceAccountName") == name;
+    }
     let fields = if plural == "secrets" { SECRET } else { CONFIG_MAP };
     let is_it = |v: &Value| v["name"] == name || v["secretName"] == name;
     any_field(spec, &|key, value| {
@@ -288,6 +305,12 @@ pub(crate) fn admit(user: &User, plural: &str, object: &Value) -> std::result::R
                 ))
             } else if text(object, "/spec/nodeName") != node {
                 Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"))
+            } else if ["serviceAccountName", "serviceAccount"]
+                .iter()
+                .any(|f| !text(&object["spec"], &format!("/{f}")).is_empty())
+            {
+                // Else it would get that account's tokens.
+                Err(format!("node {node:?} can not create pods that reference a service account"))
             } else if mentions(&object["spec"]) {
                 // Else it would give itself the reason to read whatever it names.
                 Err(format!("node {node:?} can not create pods that reference secrets, configmaps or claims"))
@@ -313,6 +336,9 @@ mod tests {
             admit(&node(), "pods", &pod)
         };
         assert_eq!(pod(json!([{"name": "v", "emptyDir": {}}])), Ok(()));
+        let borrowed = json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}},
+            "spec": {"nodeName": "n1", "serviceAccountName": "default"}});
+        assert!(admit(&node(), "pods", &borrowed).is_err());
         for volume in [
             json!({"secret": {"secretName": "s"}}),
             json!({"projected": {"sources": [{"configMap": {"name": "s"}}]}}),
@@ -323,7 +349,7 @@ mod tests {
     }
 
     fn node() -> User {
-        User { name: "system:node:n1".into(), groups: vec![NODES.into()], uid: None }
+        User { name: "system:node:n1".into(), groups: vec![NODES.into()], ..User::default() }
     }
 
     fn may(user: &User, line: &str) -> bool {

@@ -139,9 +139,11 @@ fn response(kind: &Descriptor, sub: Subresource) -> (&str, &str, &str, &'static 
     match sub {
         Subresource::Status => (&kind.group, &kind.version, &kind.kind, &["get", "patch", "update"]),
         Subresource::Finalize => (&kind.group, &kind.version, &kind.kind, &["update"]),
+        Subresource::Approval => (&kind.group, &kind.version, &kind.kind, &["get", "patch", "update"]),
         Subresource::Scale => ("autoscaling", "v1", "Scale", &["get", "patch", "update"]),
         Subresource::Binding => ("", "v1", "Binding", &["create"]),
         Subresource::Eviction => ("policy", "v1", "Eviction", &["create"]),
+        Subresource::Token => ("authentication.k8s.io", "v1", "TokenRequest", &["create"]),
         Subresource::Log => ("", "v1", "Pod", &["get"]),
         Subresource::Exec => ("", "v1", "PodExecOptions", &["create", "get"]),
         Subresource::Attach => ("", "v1", "PodAttachOptions", &["create", "get"]),

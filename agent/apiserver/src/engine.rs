@@ -2,15 +2,20 @@
 
 use crate::auth::{self, Facts};
 use crate::custom::Kinds;
+use crate::jwt::Signer;
 use crate::kubelet::Kubelets;
+use crate::metrics::Metrics;
 use crate::object::text;
 use crate::openapi::Documents;
 use crate::rbac;
+use crate::static_tokens::StaticTokens;
 use crate::status::Status;
 use resources::Descriptor;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use store::{Expect, Kv, Write};
 
 /// What an API server is told.
@@ -30,6 +35,14 @@ pub struct Config {
     pub git_commit: String,
     /// When this was built (RFC 3339), or empty.
     pub build_date: String,
+    /// Who gives service account tokens out, and whom they are for unless somebody else is named.
+    pub issuer: String,
+    /// The cluster's CA, PEM, for those who get a legacy token.
+    pub ca: String,
+    /// Users who come with a token of a file.
+    pub tokens: StaticTokens,
+    /// Admission plugins ([`crate::ADMISSION`]) that are off.
+    pub disabled_admission: BTreeSet<String>,
 }
 
 impl Default for Config {
@@ -42,6 +55,10 @@ impl Default for Config {
             git_version: "v1.36.0+bramble".to_owned(),
             git_commit: String::new(),
             build_date: String::new(),
+            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            ca: String::new(),
+            tokens: StaticTokens::default(),
+            disabled_admission: BTreeSet::new(),
         }
     }
 }
@@ -57,9 +74,19 @@ pub(crate) struct Engine {
     pub documents: Documents,
     /// What was read out of definitions of kinds.
     pub kinds: Kinds,
+    /// Signs service account tokens; read from the store when first needed.
+    pub signer: OnceLock<Signer>,
+    /// What every cluster has is there.
+    pub bootstrapped: AtomicBool,
+    pub metrics: Metrics,
 }
 
 impl Engine {
+    /// Whether an admission plugin is on.
+    pub fn admits(&self, plugin: &str) -> bool {
+        !self.config.disabled_admission.contains(plugin)
+    }
+
     /// The space a kind is kept in.
     pub fn kv(&self, kind: &Descriptor) -> &dyn Kv {
         if kind.volatile { self.volatile.as_ref() } else { self.durable.as_ref() }
@@ -85,6 +112,11 @@ impl Engine {
     /// All objects of a kind, for whoever decides by them. What cannot be read is left out.
     pub fn all(&self, group: &str, plural: &str, namespace: &str) -> Vec<Value> {
         let Some(kind) = resources::find(group, "v1", plural) else { return Vec::new() };
+        self.objects(kind, namespace)
+    }
+
+    /// The same of a kind that need not be built in.
+    pub fn objects(&self, kind: &Descriptor, namespace: &str) -> Vec<Value> {
         let prefix = crate::object::prefix(kind, Some(namespace).filter(|n| !n.is_empty()));
         let records = self.kv(kind).list(&prefix, None, 0).records;
         records.iter().filter_map(|record| crate::object::load(kind, record).ok()).collect()

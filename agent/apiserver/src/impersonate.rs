@@ -3,6 +3,7 @@
 use crate::auth::{Attributes, Facts, User, check};
 use crate::status::{Result, Status};
 use http::{HeaderMap, HeaderValue};
+use std::collections::BTreeMap;
 
 const EXTRA: &str = "impersonate-extra-";
 
@@ -37,8 +38,13 @@ pub(crate) fn acting(user: User, headers: &HeaderMap, facts: &dyn Facts) -> Resu
     if let Some(uid) = uid {
         may("authentication.k8s.io", "uids", "", "", uid)?;
     }
-    for extra in extras {
-        may("authentication.k8s.io", "userextras", extra, "", "")?;
+    let mut extra = BTreeMap::new();
+    for key in extras {
+        let said = values(headers, &format!("{EXTRA}{key}"))?;
+        for value in &said {
+            may("authentication.k8s.io", "userextras", key, "", value)?;
+        }
+        extra.insert(key.to_owned(), said.into_iter().map(str::to_owned).collect());
     }
     let groups = match account {
         Some((namespace, _)) if groups.is_empty() => {
@@ -46,7 +52,8 @@ pub(crate) fn acting(user: User, headers: &HeaderMap, facts: &dyn Facts) -> Resu
         }
         _ => groups.into_iter().map(str::to_owned).collect(),
     };
-    Ok(User { name: name.to_owned(), groups, uid: uid.map(str::to_owned) })
+    let user = User { name: name.to_owned(), groups, uid: uid.map(str::to_owned), extra };
+    Ok(if name == "system:anonymous" { user } else { user.authenticated() })
 }
 
 /// A header's values. What cannot be read is refused: left out, it would let the request do more.

@@ -1,6 +1,6 @@
 //! The Kubernetes API over the store: one generic engine for every kind.
 //!
-//! A request's way: `path` says what the URL means, `auth` whether this user may, `body` turns JSON, YAML or protobuf
+//! A request's way: `path` says what the URL means, `authn` who sends it, `auth` whether this user may, `body` turns JSON, YAML or protobuf
 //! into one JSON object, `write` fills in, checks and settles it by the kind's descriptor, the store commits it, and
 //! `respond` gives it the form the client asked for. `read` and `watch` go the other way. A kind is data (in
 //! `resources`); nothing here is about one kind but what must be unique in the cluster (`allocate`) and what only a
@@ -12,14 +12,20 @@
 mod admission;
 mod allocate;
 mod auth;
+mod authn;
 mod body;
+mod certificates;
 mod custom;
 mod delete;
 mod discovery;
 mod engine;
+mod eviction;
+mod health;
 mod impersonate;
+mod jwt;
 mod kubelet;
 mod managed;
+mod metrics;
 mod object;
 mod openapi;
 mod patch;
@@ -32,24 +38,30 @@ mod respond;
 mod review;
 mod roles;
 mod serve;
+mod service_account;
+mod static_tokens;
 mod status;
 mod subresource;
 mod watch;
 mod write;
 
+pub use admission::ADMISSION;
 pub use auth::User;
 pub use engine::Config;
 pub use kubelet::{Kubelets, Stream, relay};
+pub use static_tokens::StaticTokens;
 
 use axum::body::Body;
 use engine::Engine;
 use http::{Request, Response};
+use metrics::Metrics;
 use path::Target;
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use store::Kv;
 use write::Options;
@@ -86,6 +98,9 @@ impl Api {
             kubelets,
             documents: openapi::Documents::default(),
             kinds: custom::Kinds::default(),
+            signer: OnceLock::new(),
+            bootstrapped: AtomicBool::new(false),
+            metrics: Metrics::default(),
         }))
     }
 
@@ -130,6 +145,9 @@ impl Api {
         }
         // A leader before may have been ending kinds.
         self.0.kinds.end();
+        let failed = |why: String| BootstrapError { what: "the service accounts' signing key".into(), why };
+        self.0.make_signing_key().await.map_err(failed)?;
+        self.0.bootstrapped.store(true, Ordering::Release);
         Ok(())
     }
 

@@ -161,7 +161,7 @@ fn read_wanted(target: &Target, wanted: &mut Value, part: Part) -> Result<()> {
         Part::Main if kind.has(Subresource::Status) => {
             fields.remove("status");
         }
-        Part::Status => {
+        Part::Status | Part::Approval => {
             fields.retain(|name, _| ["apiVersion", "kind", "metadata", "status"].contains(&name.as_str()));
         }
         _ => {}

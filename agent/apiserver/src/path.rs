@@ -18,7 +18,14 @@ pub(crate) enum Route {
     Root,
     Health {
         name: &'static str,
+        /// One check of it; empty: all.
+        check: String,
     },
+    Metrics,
+    /// `/.well-known/openid-configuration`
+    OpenIdConfiguration,
+    /// `/openid/v1/jwks`
+    OpenIdKeys,
     Version,
     /// `/api`
     CoreVersions,
@@ -46,7 +53,7 @@ pub(crate) enum Route {
 }
 
 /// Finds the kind of a group, version and plural.
-type Find<'a> = &'a dyn Fn(&str, &str, &str) -> Option<Arc<Descriptor>>;
+pub(crate) type Find<'a> = &'a dyn Fn(&str, &str, &str) -> Option<Arc<Descriptor>>;
 
 /// Reads a path.
 pub(crate) fn route(path: &str, find: Find<'_>) -> Route {
@@ -57,10 +64,13 @@ pub(crate) fn route(path: &str, find: Find<'_>) -> Route {
     let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
     match parts.as_slice() {
         [] => Route::Root,
-        ["healthz", ..] => Route::Health { name: "healthz" },
-        ["livez", ..] => Route::Health { name: "livez" },
-        ["readyz", ..] => Route::Health { name: "readyz" },
+        ["healthz", check @ ..] => Route::Health { name: "healthz", check: check.join("/") },
+        ["livez", check @ ..] => Route::Health { name: "livez", check: check.join("/") },
+        ["readyz", check @ ..] => Route::Health { name: "readyz", check: check.join("/") },
         ["version"] => Route::Version,
+        ["metrics"] => Route::Metrics,
+        [".well-known", "openid-configuration"] => Route::OpenIdConfiguration,
+        ["openid", "v1", "jwks"] => Route::OpenIdKeys,
         ["api"] => Route::CoreVersions,
         ["apis"] => Route::Groups,
         ["apis", group] => Route::Group((*group).to_owned()),

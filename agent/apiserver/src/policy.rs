@@ -119,7 +119,7 @@ struct Case<'a> {
 impl Engine {
     /// Asks the policies; gives what they warn of.
     pub fn ask_policies(&self, request: &Request<'_>) -> Result<Vec<String>> {
-        if is_exempt(request) {
+        if is_exempt(request) || !self.admits("ValidatingAdmissionPolicy") {
             return Ok(Vec::new());
         }
         let bindings = self.all(GROUP, "validatingadmissionpolicybindings", "");

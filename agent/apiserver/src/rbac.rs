@@ -1,14 +1,12 @@
 //! What roles and bindings let a user do, and what he may hand on. Pure: what is looked up comes from [`Facts`].
 
-use crate::auth::{Attributes, Facts, User};
+use crate::auth::{AUTHENTICATED, Attributes, Facts, User};
 use crate::object::{list, name, text};
 use resources::labels::Selector;
 use serde_json::{Value, json};
 
 /// The group of roles and bindings.
 pub(crate) const GROUP: &str = "rbac.authorization.k8s.io";
-/// Whom every user that was let in belongs to.
-const AUTHENTICATED: &str = "system:authenticated";
 
 /// The rules that hold for a user: in the whole cluster, and in one namespace if one is given.
 pub(crate) fn rules(user: &User, namespace: &str, facts: &dyn Facts) -> Vec<Value> {

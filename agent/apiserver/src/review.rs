@@ -30,6 +30,7 @@ pub(crate) const REVIEWS: &[Review] = &[
         plural: "selfsubjectreviews",
         kind: "SelfSubjectReview",
     },
+    Review { group: "authentication.k8s.io", version: "v1", plural: "tokenreviews", kind: "TokenReview" },
 ];
 
 impl Engine {
@@ -45,8 +46,9 @@ impl Engine {
         question["apiVersion"] = format!("{}/{}", review.group, review.version).into();
         question["status"] = match plural {
             "selfsubjectreviews" => {
-                json!({"userInfo": {"username": user.name, "groups": user.groups, "uid": user.uid}})
+                json!({"userInfo": user_info(user)})
             }
+            "tokenreviews" => self.token_review(&question),
             "selfsubjectrulesreviews" => self.rules_of(user, text(&question, "/spec/namespace")),
             "subjectaccessreviews" => self.may(&asked_about(&question), &question),
             _ => self.may(user, &question),
@@ -77,7 +79,19 @@ impl Engine {
 fn asked_about(question: &Value) -> User {
     let groups = list(question, "/spec/groups").iter().filter_map(Value::as_str).map(str::to_owned);
     let uid = Some(text(question, "/spec/uid")).filter(|uid| !uid.is_empty()).map(str::to_owned);
-    User { name: text(question, "/spec/user").to_owned(), groups: groups.collect(), uid }
+    User { name: text(question, "/spec/user").to_owned(), groups: groups.collect(), uid, ..User::default() }
+}
+
+/// authentication.k8s.io/v1 UserInfo.
+pub(crate) fn user_info(user: &User) -> Value {
+    let mut info = json!({"username": user.name, "groups": user.groups});
+    if let Some(uid) = &user.uid {
+        info["uid"] = uid.as_str().into();
+    }
+    if !user.extra.is_empty() {
+        info["extra"] = json!(user.extra);
+    }
+    info
 }
 
 fn attributes(question: &Value) -> Attributes<'_> {

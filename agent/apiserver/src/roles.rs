@@ -36,7 +36,32 @@ pub(crate) fn defaults() -> Vec<(&'static str, Value)> {
         ("clusterroles", gathering("edit", &edit)),
         ("clusterroles", gathering("view", &view)),
         ("clusterrolebindings", masters),
+        ("clusterroles", role(DISCOVERY, &[json!({"nonResourceURLs": OPENID, "verbs": ["get"]})])),
+        ("clusterrolebindings", to_group(DISCOVERY, "system:serviceaccounts")),
+        ("clusterroles", role("system:auth-delegator", &delegated())),
+        ("clusterroles", role(MONITORING, &[json!({"nonResourceURLs": MONITORED, "verbs": ["get"]})])),
+        ("clusterrolebindings", to_group(MONITORING, "system:monitoring")),
     ]
+}
+
+/// Whoever trusts the cluster's service accounts looks up their keys; they may themselves.
+const DISCOVERY: &str = "system:service-account-issuer-discovery";
+const OPENID: [&str; 2] = ["/.well-known/openid-configuration", "/openid/v1/jwks"];
+const MONITORING: &str = "system:monitoring";
+const MONITORED: [&str; 7] =
+    ["/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/readyz", "/readyz/*"];
+
+/// For servers that ask this one who their callers are and what they may.
+fn delegated() -> Vec<Value> {
+    let one =
+        |group: &str, plural: &str| json!({"apiGroups": [group], "resources": [plural], "verbs": ["create"]});
+    vec![one("authentication.k8s.io", "tokenreviews"), one("authorization.k8s.io", "subjectaccessreviews")]
+}
+
+/// Binds a role to a group of the same name, or another.
+fn to_group(role: &str, group: &str) -> Value {
+    json!({"metadata": {"name": role}, "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": GROUP, "kind": "Group", "name": group}]})
 }
 
 fn role(name: &str, rules: &[Value]) -> Value {

@@ -2,6 +2,7 @@
 
 use crate::auth::{self, Attributes, User};
 use crate::body;
+use crate::certificates;
 use crate::delete;
 use crate::discovery;
 use crate::engine::Engine;
@@ -12,7 +13,7 @@ use crate::patch::Form;
 use crate::path::{Route, Target, route};
 use crate::query::Query;
 use crate::read::Selection;
-use crate::respond::{self, Format, plain_text};
+use crate::respond::{self, Format};
 use crate::status::{self, Result, Status};
 use crate::write::{Options, Part, check_identity};
 use axum::body::Body;
@@ -25,24 +26,28 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 impl Engine {
     /// Answers a request.
     pub async fn serve(&self, request: Request<Body>) -> Response<Body> {
-        self.dispatch(request).await.unwrap_or_else(|status| respond::failure(&status))
+        let find = |group: &str, version: &str, plural: &str| self.find(group, version, plural);
+        let seen = self.metrics.begin(&request, &find);
+        let response = self.dispatch(request).await.unwrap_or_else(|status| respond::failure(&status));
+        seen.end(response.status());
+        response
     }
 
     async fn dispatch(&self, request: Request<Body>) -> Result<Response<Body>> {
         let route = route(request.uri().path(), &|group, version, plural| self.find(group, version, plural));
         let query = Query::read(request.uri())?;
         match &route {
-            Route::Health { name } => return Ok(self.health(name, &query)),
+            Route::Health { name, check } => return self.health(name, check, &query),
             Route::Version => {
                 return Ok(Format::negotiate(request.headers(), &query)?
                     .answer(StatusCode::OK, &discovery::version(&self.config)));
             }
             _ => {}
         }
-        let user = request.extensions().get::<User>().cloned().ok_or_else(Status::unauthorized)?;
         if !*self.leading.borrow() {
             return Err(Status::unavailable("no leader is known, or this node stopped leading: try again"));
         }
+        let user = self.authenticate(&request)?;
         let user = impersonate::acting(user, request.headers(), self)?;
         match route {
             Route::Object(target) => self.object(&user, target, &query, request).await,
@@ -63,23 +68,6 @@ impl Engine {
         }
     }
 
-    fn health(&self, name: &str, query: &Query) -> Response<Body> {
-        let leading = *self.leading.borrow();
-        // A node that follows is alive; ready is who can answer.
-        if name == "readyz" && !leading {
-            return plain_text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "[-]leader failed: this node does not lead\n".into(),
-            );
-        }
-        let text = if query.flag("verbose") {
-            format!("[+]ping ok\n[+]store ok\n{name} check passed\n")
-        } else {
-            "ok".into()
-        };
-        plain_text(StatusCode::OK, text)
-    }
-
     /// Discovery and OpenAPI.
     fn about(&self, route: &Route, query: &Query, request: &Request<Body>) -> Result<Response<Body>> {
         let headers = request.headers();
@@ -87,8 +75,12 @@ impl Engine {
         let aggregated = discovery::aggregated(accept);
         let value = match route {
             Route::Root => {
-                json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]})
+                json!({"paths": ["/.well-known/openid-configuration", "/api", "/apis", "/healthz", "/livez", "/metrics",
+                    "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]})
             }
+            Route::Metrics => return Ok(self.metrics_text()),
+            Route::OpenIdConfiguration => return Ok(json_bytes("application/json", &self.openid())),
+            Route::OpenIdKeys => return Ok(json_bytes("application/jwk-set+json", &self.jwks()?)),
             Route::CoreVersions | Route::Groups if aggregated.is_some() => {
                 let media_type = aggregated.unwrap_or(discovery::AGGREGATED_V2);
                 let core = matches!(route, Route::CoreVersions);
@@ -230,11 +222,20 @@ impl Engine {
         }
         let format = Format::negotiate(request.headers(), query)?;
         match (sub, method) {
-            (Subresource::Status, Method::GET) => {
+            (Subresource::Status | Subresource::Approval, Method::GET) => {
                 Ok(format.answer(StatusCode::OK, &format.object(&target.kind, self.get(target, name)?, true)))
             }
             (Subresource::Status, Method::PUT | Method::PATCH) => {
+                if target.kind.has(Subresource::Approval) && self.admits("CertificateSigning") {
+                    certificates::check_signer(user, "sign", &self.get(target, name)?, self)?;
+                }
                 self.alter(user, target, name, Part::Status, query, request, &format).await
+            }
+            (Subresource::Approval, Method::PUT | Method::PATCH) => {
+                if self.admits("CertificateApproval") {
+                    certificates::check_signer(user, "approve", &self.get(target, name)?, self)?;
+                }
+                self.alter(user, target, name, Part::Approval, query, request, &format).await
             }
             (Subresource::Scale, Method::GET) => {
                 Ok(format.answer(StatusCode::OK, &self.scale(target, name)?))
@@ -261,11 +262,16 @@ impl Engine {
             (Subresource::Eviction, Method::POST) => {
                 let (eviction, _) = self.body(request).await?;
                 let options = delete::Options::read(user, &eviction["deleteOptions"], query)?;
-                self.delete(target, name, &options).await?;
+                self.evict(target, name, &options).await?;
                 Ok(format.answer(
                     StatusCode::CREATED,
                     &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}),
                 ))
+            }
+            (Subresource::Token, Method::POST) => {
+                let (asked, _) = self.body(request).await?;
+                let made = self.token(user, target, name, asked)?;
+                Ok(format.answer(StatusCode::CREATED, &made))
             }
             (Subresource::Finalize, Method::PUT) => {
                 let options = Options::read(user, query, request.headers())?.on("finalize");
@@ -290,9 +296,11 @@ impl Engine {
         format: &Format,
     ) -> Result<Response<Body>> {
         let mut options = Options::read(user, query, request.headers())?;
-        if part == Part::Status {
-            options.subresource = "status";
-        }
+        options.subresource = match part {
+            Part::Status => "status",
+            Part::Approval => "approval",
+            Part::Main | Part::Whole => "",
+        };
         let mut code = StatusCode::OK;
         let changed = if request.method() == Method::PATCH {
             let form = Form::read(&body::media_type(request.headers()))?;
@@ -367,11 +375,18 @@ fn verb(method: &Method, target: &Target, query: &Query) -> Result<&'static str>
 /// Adds what the client should know (RFC 9111's predecessor's Warning header, code 299).
 fn warn(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
     for warning in warnings.iter().take(16) {
-        let text = warning.replace(['\\', '"'], "'").chars().filter(|c| !c.is_control()).collect::<String>();
+        let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        let text = text.chars().filter(|c| !c.is_control()).collect::<String>();
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
             response.headers_mut().append(header::WARNING, value);
         }
     }
+    response
+}
+
+fn json_bytes(media_type: &'static str, value: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(value.to_string()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
 }
 

@@ -149,15 +149,20 @@ impl Status {
     }
 
     pub fn invalid(kind: &Descriptor, name: &str, causes: &[Cause]) -> Self {
+        Self::invalid_as(&kind.group, &kind.kind, name, causes)
+    }
+
+    /// The same of what is not kept: a question, or what is sent to a subresource.
+    pub fn invalid_as(group: &str, kind: &str, name: &str, causes: &[Cause]) -> Self {
         let lines: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
         let all = if lines.len() == 1 { lines.concat() } else { format!("[{}]", lines.join(", ")) };
-        let message = format!("{} {name:?} is invalid: {all}", qualified(&kind.group, &kind.kind));
+        let message = format!("{} {name:?} is invalid: {all}", qualified(group, kind));
         let list: Vec<Value> = causes
             .iter()
             .map(|c| json!({"reason": c.reason, "message": c.message, "field": c.field}))
             .collect();
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
-            .about(&kind.group, &kind.kind, name)
+            .about(group, kind, name)
             .causes(list.into())
     }
 
@@ -191,6 +196,16 @@ impl Status {
         status.details = Some(json!({"retryAfterSeconds": 1}));
         status.retry_after = Some(1);
         status.causes(json!([{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]))
+    }
+
+    /// A disruption budget has nothing left.
+    pub fn too_many(message: &str, cause: &str, retry_after: Option<u32>) -> Self {
+        let mut status = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
+        status.retry_after = retry_after;
+        if let Some(seconds) = retry_after {
+            status.details = Some(json!({"retryAfterSeconds": seconds}));
+        }
+        status.causes(json!([{"reason": "DisruptionBudget", "message": cause}]))
     }
 
     pub fn unavailable(message: impl Into<String>) -> Self {

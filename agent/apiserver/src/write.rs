@@ -3,6 +3,7 @@
 use crate::admission;
 use crate::allocate;
 use crate::auth::{self, User};
+use crate::certificates;
 use crate::engine::Engine;
 use crate::managed;
 use crate::object::{self, deleting, finalizers, load, meta, text};
@@ -28,6 +29,8 @@ pub(crate) enum Part {
     Main,
     /// The status, labels and annotations.
     Status,
+    /// The verdict on a request.
+    Approval,
     /// Everything: what the server itself does (bind, finalize, delete).
     Whole,
 }
@@ -218,8 +221,11 @@ impl Engine {
             if given.is_empty() && !base.is_empty() {
                 meta(&mut object).insert("name".into(), object::generate_name(&base).into());
             }
-            auth::admit(&options.by, &kind.plural, &object)
-                .map_err(|why| Status::forbidden(&kind.group, &kind.plural, object::name(&object), &why))?;
+            if self.admits("NodeRestriction") {
+                auth::admit(&options.by, &kind.plural, &object).map_err(|why| {
+                    Status::forbidden(&kind.group, &kind.plural, object::name(&object), &why)
+                })?;
+            }
             auth::check_grant(&options.by, kind, &object, None, self)?;
             let mut new = object.clone();
             kind.defaults(&mut new);
@@ -227,20 +233,24 @@ impl Engine {
                 Some(fields) => managed::keep(&mut new, fields.clone()),
                 None => managed::track_new(kind, &mut new, options),
             }
-            admission::admit(self, kind, &mut new)?;
+            let beside = admission::fill(self, &options.by, kind, &mut new)?;
             self.settle_definition(kind, &mut new);
             let mut writes = allocate::plan(self, kind, None, &mut new)?;
+            writes.extend(beside);
             let name = object::name(&new).to_owned();
             let causes = kind.validate(&new, None);
             if !causes.is_empty() {
                 return Err(Status::invalid(kind, &name, &causes));
             }
+            admission::check(self, kind, &new)?;
             options.told.add(self.ask_policies(&Request {
                 operation: "CREATE",
                 object: Some(&new),
                 old: None,
                 ..options.request(target, &name)
             })?);
+            options.told.add(admission::warnings(self, kind, &new));
+            writes.extend(admission::charge(self, kind, &new)?);
             let key = object::key(kind, target.namespace.as_deref(), &name);
             if options.dry_run {
                 return match self.kv(kind).get(&key) {
@@ -407,7 +417,12 @@ fn settle(kind: &Descriptor, part: Part, old: &Value, new: &mut Value) -> Result
     }
     match part {
         Part::Main if kind.has(Subresource::Status) => keep(old, new, &["status"]),
-        Part::Status => {
+        Part::Status | Part::Approval => {
+            match part {
+                Part::Approval => certificates::approve(old, new),
+                _ if kind.has(Subresource::Approval) => certificates::sign(old, new),
+                _ => {}
+            }
             let mut base = old.clone();
             keep(new, &mut base, &["status"]);
             let sent = meta(new).clone();

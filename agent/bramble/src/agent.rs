@@ -21,15 +21,15 @@ use crate::clock;
 use crate::config::Config;
 use crate::gate;
 use crate::joiner::Channel;
-use crate::node::{self, Founding, KUBERNETES, Running, Start};
+use crate::node::{KUBERNETES, Running, Start};
+use crate::plane::{self, Founding};
 use crate::ports::Ports;
+use crate::process;
 use crate::raft_status;
 use crate::state::{Files, NodeState};
 
 /// How long a join token is good for: as long as kubeadm's.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// Descriptors for 1024 relayed streams, the forwarder's connections and their pipes.
-const FILES: u64 = 1 << 18;
 /// The signal that ends a container when its node leaves the cluster.
 const SIGKILL: i32 = 9;
 
@@ -59,39 +59,8 @@ struct Present {
 }
 
 /// Runs the agent until it is told to end.
-pub fn run(config: &Path) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BRAMBLE_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,raft=warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    end_on_panic();
-    more_files();
-    let config = Arc::new(Config::read(config)?);
-    // A Pi has four slow cores and little memory: two workers serve it, more only cost stacks.
-    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    tokio.block_on(live(config))
-}
-
-/// A task that panicked is a part of the node that is gone: better to start anew, which costs a second and no
-/// container, than to go on without it.
-fn end_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        std::process::abort();
-    }));
-}
-
-/// Every stream is a descriptor, and a node without any left can neither speak to its peers nor write its log. The
-/// first limit of a service is 1024; containers get that again.
-fn more_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let most = limit.maximum.map_or(FILES, |maximum| maximum.min(FILES));
-    if limit.current.is_some_and(|current| current < most)
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..limit })
-    {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
+pub async fn run(config: &Path) -> Result<()> {
+    live(Arc::new(Config::read(config)?)).await
 }
 
 async fn live(config: Arc<Config>) -> Result<()> {
@@ -101,13 +70,11 @@ async fn live(config: Arc<Config>) -> Result<()> {
     let agent = Arc::new(Agent { config: config.clone(), files, runtime, changing, present });
     let path = config.run_dir.join("agent.sock");
     let socket = admin::listen(&path)?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         served = admin::serve(agent.clone(), socket) => served?,
         () = agent.keep() => {}
         () = feed_watchdog() => {}
-        _ = terminate.recv() => {}
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        told = process::told_to_end() => told?,
     }
     // Who asks from now on is told that nobody is there.
     let _ = std::fs::remove_file(&path);
@@ -278,7 +245,8 @@ impl Agent {
         let baked = self.config.baked()?;
         let founding = Founding { authority: Authority::load(authority.pair().clone())?, baked };
         let running = self.start(state.clone(), ports, Some(founding)).await?;
-        let written = node::write_kubeconfig(&self.files, &authority, self.config.api_port);
+        let local = SocketAddr::from(([127, 0, 0, 1], self.config.api_port));
+        let written = plane::write_kubeconfig(&self.files, &authority, local);
         if let Err(error) = written.and_then(|()| self.files.save(&state)) {
             running.stop().await;
             return Err(error);

@@ -101,11 +101,16 @@ impl Config {
         let mut config: Self =
             toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))?;
         if config.node_name.is_empty() {
-            config.node_name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+            config.node_name = hostname();
         }
         check_name(&config.node_name)?;
         config.baked()?;
         Ok(config)
+    }
+
+    /// All defaults, and this machine's name.
+    pub fn of_this_machine() -> Self {
+        Self { node_name: hostname(), ..Self::default() }
     }
 
     /// The baked secret, if there is one.
@@ -154,6 +159,10 @@ impl From<&Registry> for runtime::Registry {
         });
         Self { insecure: r.insecure, mirrors: r.mirrors.clone(), auth, ca_file: r.ca_file.clone() }
     }
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().to_lowercase()
 }
 
 /// A node's name is a DNS label: it is in its certificate, its hostname label and the addresses of its pods.

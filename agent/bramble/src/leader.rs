@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client;
 use crate::config::Config;
 use crate::health::Health;
+use crate::plane::Options;
 use crate::roster::Roster;
 
 /// A learner that is at most so many entries behind has caught up.
@@ -38,6 +39,10 @@ pub struct Leader {
     pub config: Arc<Config>,
     /// The cluster's ranges.
     pub settings: cluster::join::ClusterSettings,
+    /// What runs here.
+    pub options: Arc<Options>,
+    /// The cluster's CA.
+    pub ca: String,
 }
 
 impl Leader {
@@ -90,14 +95,21 @@ impl Leader {
         let config = controllers::Config {
             node_monitor_grace: self.config.node_monitor_grace(),
             pod_eviction_timeout: self.config.pod_eviction_timeout(),
+            api_addresses: self.options.addresses.clone(),
+            ca: self.ca.clone(),
             ..controllers::Config::new(self.settings.cluster_cidr, self.config.api_port)
         };
-        let controllers = controllers::run(config, client.clone(), cancel.clone());
-        let scheduler = scheduler::run(scheduler::Config::default(), client, cancel);
-        // Neither ends by itself, and a cluster with only one of them is worse than a pause of both.
+        let signer = crate::signer::run(Arc::new(self.store.clone()), client.clone());
+        let signer = unless(!self.options.controllers, signer);
+        let controllers =
+            unless(!self.options.controllers, controllers::run(config, client.clone(), cancel.clone()));
+        let scheduler =
+            unless(!self.options.scheduler, scheduler::run(scheduler::Config::default(), client, cancel));
+        // None ends by itself, and a cluster with only some of them is worse than a pause of all.
         let (which, error) = tokio::select! {
             ended = controllers => ("controllers", ended.err().map(|e| e.to_string())),
             ended = scheduler => ("scheduler", ended.err().map(|e| e.to_string())),
+            () = signer => ("signer", None),
         };
         tracing::error!(which, error, "a control loop ended");
     }
@@ -169,6 +181,11 @@ fn until(tasks: &mut JoinSet<()>, term: &CancellationToken, work: impl Future<Ou
             () = work => {}
         }
     });
+}
+
+/// Runs something, or waits for ever in its place.
+async fn unless<T>(off: bool, work: impl Future<Output = T>) -> T {
+    if off { std::future::pending().await } else { work.await }
 }
 
 fn change(step: Step, view: &View) -> Change {

@@ -4,7 +4,7 @@
 //! `kubectl` front, or one of the runtime's re-executed helpers (`bramble shim|exec|unpack`). This crate holds the
 //! wiring and nothing else: it owns the listening sockets, the node's identity and the order in which things start.
 //!
-//! [`agent`] is a node's whole life: in no cluster, then in one. [`node`] is everything that runs while it is in one;
+//! [`agent`] is a node's whole life: in no cluster, then in one. [`plane`] is the API and what belongs to it; [`node`] is everything that runs while it is in one;
 //! [`leader`] what runs while it also leads. [`front`], [`dial`], [`peers`], [`client`] and [`gate`] carry requests
 //! between nodes. After a power cut, `node.json` decides: if it is there the node goes on where it was, if not it
 //! belongs nowhere and what an unfinished join left is thrown away at the next try.
@@ -15,6 +15,7 @@ mod agent;
 mod client;
 mod clock;
 mod config;
+mod control_plane;
 mod dial;
 mod finder;
 mod front;
@@ -26,11 +27,14 @@ mod leader;
 mod listen;
 mod node;
 mod peers;
+mod plane;
 mod pods;
 mod ports;
+mod process;
 mod raft_status;
 mod roster;
 mod serving;
+mod signer;
 mod state;
 mod status_port;
 mod upgrader;
@@ -52,11 +56,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run this node (systemd does it).
+    /// Run this node (systemd does it), or with --roles control-plane the Kubernetes API alone.
     Agent {
-        /// The settings.
-        #[arg(long, default_value = "/etc/bramble/config.toml")]
+        /// A node's settings.
+        #[arg(long, default_value = "/etc/bramble/config.toml", conflicts_with = "roles")]
         config: PathBuf,
+        #[command(flatten)]
+        alone: control_plane::Args,
     },
     /// The node's command line; also under its own name.
     #[command(disable_help_flag = true)]
@@ -86,12 +92,17 @@ fn bramble(args: Vec<OsString>) -> ExitCode {
         Command::KubeConfig { args } => {
             kube_config::main(std::iter::once(OsString::from("kube-config")).chain(args))
         }
-        Command::Agent { config } => match agent::run(&config) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                tracing::error!("{error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Command::Agent { alone, .. } if alone.is_wanted() => ended(process::run(control_plane::run(alone))),
+        Command::Agent { config, .. } => ended(process::run(agent::run(&config))),
+    }
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

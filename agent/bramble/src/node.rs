@@ -1,48 +1,38 @@
 //! Everything that runs on a node while it belongs to a cluster, in the order in which it starts.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bytes::Bytes;
-use cluster::join::{ClusterSettings, Token};
-use cluster::members::{Member, understood};
-use cluster::pki::{self, Authority, MASTERS_GROUP, Pair};
+use cluster::join::ClusterSettings;
+use cluster::members::Member;
+use cluster::pki::{self, Pair};
 use http::Request;
 use http_body_util::BodyExt;
 use runtime::Runtime;
-use store::{Expect, Kv, Store, Txn, Volatile, Write};
+use store::Store;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::client::{self, NodeClient};
+use crate::client::NodeClient;
 use crate::config::Config;
-use crate::dial::Dialer;
 use crate::finder::Finder;
-use crate::front::Front;
-use crate::gate::{self, Gate, News};
-use crate::health::Health;
-use crate::kubelet_port::{self, KubeletDialer};
-use crate::leader::Leader;
-use crate::peers::{Peers, Transport};
+use crate::gate::{self, News};
+use crate::kubelet_port;
+use crate::plane::{self, Founding, Plane, Spawner};
 use crate::pods::Keeper;
 use crate::ports::Ports;
-use crate::roster::{CA, CLUSTER, MEMBERS, Roster};
+use crate::roster::Roster;
 use crate::serving::Certificate;
-use crate::state::{Files, NodeState, kubeconfig};
+use crate::state::{Files, NodeState};
 use crate::status_port;
 use crate::upgrader::{self, Upgrader};
 
 /// The API's version: behaviour and types are those of this Kubernetes.
 pub const KUBERNETES: &str = concat!("v1.36.0+bramble.", env!("CARGO_PKG_VERSION"));
-/// Longest wait for the first election of a new cluster.
+/// Longest wait for an election.
 const ELECTION: Duration = Duration::from_secs(15);
-/// Longest wait for running requests when a node stops.
-const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A node that is in a cluster.
 pub struct Running {
@@ -53,8 +43,7 @@ pub struct Running {
     /// Who there is.
     pub roster: Roster,
     client: NodeClient,
-    shutdown: CancellationToken,
-    tasks: TaskTracker,
+    plane: Plane,
 }
 
 /// What a node starts from.
@@ -71,94 +60,34 @@ pub struct Start {
     pub state: NodeState,
 }
 
-/// A new cluster's secrets, written with its first transaction.
-pub struct Founding {
-    /// The CA.
-    pub authority: Authority,
-    /// The secret that all cards of the batch share, if there is one.
-    pub baked: Option<Token>,
-}
-
 impl Running {
     /// Starts everything. With `founding` the cluster begins here.
     pub async fn start(start: Start, founding: Option<Founding>) -> Result<Self> {
         let Start { config, runtime, files, ports, state } = start;
-        let (pair, ca) = files.load_pki()?;
-        let shutdown = CancellationToken::new();
-        // A start that fails halfway leaves nothing running.
-        let unless_done = shutdown.clone().drop_guard();
-        let tasks = TaskTracker::new();
-        let roster = Roster::new(state.members.clone());
-
-        let peer_tls = pki::client(&ca, &pair, &[pki::ALPN_RAFT])?;
-        let peers = Peers::new(roster.clone(), peer_tls.clone(), shutdown.clone());
-        let store_config = store::Config::new(files.raft(), state.member.id);
-        let store = Store::open(store_config, Arc::new(Transport(peers.clone()))).await;
-        let store = store.context("the cluster's state on this node cannot be opened")?;
-        peers.attach(store.clone());
-        if let Some(founding) = founding {
-            found(&store, &state, &founding).await?;
-        }
-        let kv: Arc<dyn Kv> = Arc::new(store.clone());
-        let volatile = Arc::new(Volatile::default());
-        let leading = leading(&store, &tasks, &shutdown);
-
-        let api_config = apiserver::Config {
-            service_cidr: state.settings.service_cidr,
-            port: config.api_port,
-            git_version: KUBERNETES.to_owned(),
-            ..apiserver::Config::default()
+        let given = plane::Given {
+            config: &config,
+            files: &files,
+            state: &state,
+            options: Arc::default(),
+            listener: ports.api,
         };
-        let kubelets = Arc::new(KubeletDialer { kv: kv.clone(), port: config.kubelet_port });
-        let api = apiserver::Api::new(api_config, kv.clone(), volatile.clone(), leading.clone(), kubelets);
-        let health = Health::new(config.node_monitor_grace());
-        let dialer = Dialer::new(state.member.id, roster.clone(), &store);
-        let certificate = Arc::new(Certificate::default());
-        let cluster = (state.cluster_id.clone(), state.settings.clone());
-        let gate = Gate::new(
-            kv.clone(),
-            api.clone(),
-            leading.clone(),
-            roster.clone(),
-            health.clone(),
-            cluster,
-            config.api_port,
-        );
-        let front = Arc::new(Front {
-            api: api.clone(),
-            gate,
-            leading: leading.clone(),
-            dialer: dialer.clone(),
-            store: store.clone(),
-            roster: roster.clone(),
-            certificate: certificate.clone(),
-            clients: pki::server(&ca, certificate.clone(), false, &[b"h2", b"http/1.1"])?,
-            peers: pki::server(&ca, Certificate::fixed(&pair)?, true, &[pki::ALPN_RAFT])?,
-        });
+        let plane = Plane::start(given, founding).await?;
+        // A start that fails halfway leaves nothing running.
+        let unless_done = plane.shutdown.clone().drop_guard();
+        let spawn = plane.spawner();
         let finder = Finder {
             me: state.member.clone(),
-            roster: roster.clone(),
-            status: store.status(),
-            lost: dialer.lost.clone(),
-            tls: peer_tls,
+            roster: plane.roster.clone(),
+            status: plane.store.status(),
+            lost: plane.dialer.lost.clone(),
+            tls: plane.peer_tls.clone(),
         };
-        let client = NodeClient::new(
-            api.clone(),
-            client::node(&state.member.name),
-            leading.clone(),
-            dialer,
-            pki::client(&ca, &pair, &[b"h2"])?,
-        );
-
-        let spawn = Spawner { tasks: &tasks, shutdown: &shutdown };
-        spawn.task(roster.clone().follow(kv.clone()));
-        spawn.task(certificate.follow(kv, roster.clone(), state.settings.clone(), pair.key.clone()));
-        spawn.task(keep_members(files.clone(), roster.clone()));
+        spawn.task(keep_members(files.clone(), plane.roster.clone()));
         if let Some(IpAddr::V4(address)) = state.member.addresses.first().copied() {
             spawn.task(dns::mdns::answer(address));
             spawn.task(finder.run(address));
         }
-        spawn.task(write_what_all_understand(store.clone(), roster.clone()));
+        let (store, roster, client) = (plane.store.clone(), plane.roster.clone(), plane.client.clone());
         let announcer = Announcer {
             client: client.clone(),
             store: store.clone(),
@@ -171,17 +100,6 @@ impl Running {
             upgrader::kept().await;
             announcer.run(News::Format(store::FORMAT)).await;
         });
-        tasks.spawn(front.run(ports.api, shutdown.clone()));
-        let leader = Leader {
-            api,
-            store: store.clone(),
-            volatile,
-            roster: roster.clone(),
-            health,
-            config: config.clone(),
-            settings: state.settings.clone(),
-        };
-        tasks.spawn(leader.run(leading, shutdown.clone()));
         let node = Parts {
             config,
             runtime,
@@ -190,12 +108,12 @@ impl Running {
             store: &store,
             roster: &roster,
             client: &client,
-            pair,
-            ca,
+            pair: plane.pair.clone(),
+            ca: plane.ca.clone(),
         };
         node.start(ports.kubelet, ports.status, &spawn).await?;
         unless_done.disarm();
-        Ok(Self { state, store, roster, client, shutdown, tasks })
+        Ok(Self { state, store, roster, client, plane })
     }
 
     /// Takes the node out of its cluster, for good.
@@ -231,51 +149,7 @@ impl Running {
 
     /// Stops everything but containers.
     pub async fn stop(&self) {
-        self.shutdown.cancel();
-        self.tasks.close();
-        if timeout(FAREWELL, self.tasks.wait()).await.is_err() {
-            tracing::warn!("some tasks did not end in time");
-        }
-        self.store.clone().close().await;
-    }
-}
-
-/// The tasks of one node.
-struct Spawner<'a> {
-    tasks: &'a TaskTracker,
-    shutdown: &'a CancellationToken,
-}
-
-impl Spawner<'_> {
-    /// Runs until it ends or the node stops.
-    fn task(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let shutdown = self.shutdown.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = work => {}
-            }
-        });
-    }
-
-    /// Starts a part that ends by itself only when something is wrong, again and again.
-    fn part<F, E>(&self, name: &'static str, mut start: impl FnMut(CancellationToken) -> F + Send + 'static)
-    where
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: std::fmt::Display + Send + 'static,
-    {
-        let shutdown = self.shutdown.clone();
-        self.tasks.spawn(async move {
-            while !shutdown.is_cancelled() {
-                let ended = start(shutdown.clone()).await;
-                if shutdown.is_cancelled() {
-                    return;
-                }
-                let error = ended.err().map(|e| e.to_string());
-                tracing::error!(part = name, error, "ended; starting it again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        });
+        self.plane.stop().await;
     }
 }
 
@@ -417,43 +291,6 @@ impl Parts<'_> {
     }
 }
 
-/// The first transaction of a cluster, once its only voter leads.
-async fn found(store: &Store, state: &NodeState, founding: &Founding) -> Result<()> {
-    store.bootstrap().await.context("the cluster's state cannot be made")?;
-    let mut status = store.status();
-    timeout(ELECTION, status.wait_for(|s| s.leading)).await.context("the first election does not end")??;
-    let json = |value: serde_json::Result<Vec<u8>>| value.map(Bytes::from);
-    let write = |key: String, value| Write { key, expect: Expect::Absent, value: Some(value) };
-    let mut writes = vec![
-        write(CA.to_owned(), json(serde_json::to_vec(founding.authority.pair()))?),
-        write(CLUSTER.to_owned(), json(serde_json::to_vec(&(&state.cluster_id, &state.settings)))?),
-        write(format!("{MEMBERS}{}", state.member.name), json(serde_json::to_vec(&state.member))?),
-    ];
-    if let Some(baked) = &founding.baked {
-        writes.push(gate::token_write(baked, None)?);
-    }
-    store.commit(Txn { writes }).await.context("the cluster's first records cannot be written")?;
-    Ok(())
-}
-
-/// Raft's `leading` alone, so that the parts that follow it are not woken by log positions.
-fn leading(store: &Store, tasks: &TaskTracker, shutdown: &CancellationToken) -> watch::Receiver<bool> {
-    let mut status = store.status();
-    let (sender, receiver) = watch::channel(status.borrow().leading);
-    let shutdown = shutdown.clone();
-    tasks.spawn(async move {
-        loop {
-            let now = status.borrow_and_update().leading;
-            sender.send_if_modified(|leading| std::mem::replace(leading, now) != now);
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                changed = status.changed() => if changed.is_err() { return },
-            }
-        }
-    });
-    receiver
-}
-
 /// Keeps the member list on disk: how the node finds its cluster after a reboot.
 async fn keep_members(files: Files, roster: Roster) {
     let mut members = roster.subscribe();
@@ -539,34 +376,9 @@ impl Announcer {
     }
 }
 
-/// Keeps the store from writing what a member would not understand.
-async fn write_what_all_understand(store: Store, roster: Roster) {
-    let mut members = roster.subscribe();
-    let mut before = None;
-    loop {
-        let format = understood(&members.borrow_and_update());
-        if before.replace(format) != Some(format) {
-            tracing::info!(format, "all members understand this format of the log");
-        }
-        store.understood(format);
-        if members.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
 async fn members(client: &NodeClient) -> Result<Vec<Member>> {
     let request = Request::get(format!("{}members", gate::PREFIX)).body(axum::body::Body::empty())?;
     let answer = client.request(request).await.map_err(|e| anyhow::anyhow!(e))?;
     anyhow::ensure!(answer.status().is_success(), "{}", answer.status());
     Ok(serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?)
-}
-
-/// Writes the administrator's kubeconfig.
-pub fn write_kubeconfig(files: &Files, authority: &Authority, port: u16) -> Result<()> {
-    let admin = authority.sign_client("kubernetes-admin", &[MASTERS_GROUP])?;
-    let server = format!("https://127.0.0.1:{port}");
-    let text = kubeconfig(&server, &authority.pair().certificate, &admin);
-    let path = files.kubeconfig();
-    Ok(cluster::ledger::write(Path::new(&path), text.as_bytes(), 0o600)?)
 }

@@ -32,13 +32,15 @@ impl Ports {
     }
 }
 
+/// Binds one address.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 fn bind(port: u16, what: &str) -> Result<TcpListener> {
-    let listen = |address: SocketAddr| {
-        let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
     let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let bound = match listen(both) {
         // A kernel without IPv6.

@@ -190,6 +190,80 @@ impl Authority {
     }
 }
 
+/// What a granted certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To show who calls.
+    Client,
+    /// To show who answers.
+    Server,
+}
+
+/// What a signing request asks for, as its holder wrote it.
+#[derive(Default)]
+pub struct Asked {
+    /// The user.
+    pub user: String,
+    /// The groups.
+    pub groups: Vec<String>,
+    /// Names and addresses it asks to be.
+    pub names: usize,
+    params: Option<CertificateSigningRequestParams>,
+}
+
+impl Asked {
+    /// One that asks for this, and holds no key to grant it to.
+    pub fn of(user: &str, groups: &[&str], names: usize) -> Self {
+        Self {
+            user: user.to_owned(),
+            groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+            names,
+            params: None,
+        }
+    }
+
+    /// Reads a PEM request, whose signature is checked.
+    pub fn read(request: &str) -> Result<Self, PkiError> {
+        let params = CertificateSigningRequestParams::from_pem(request)?;
+        let text = |value: &rcgen::DnValue| match value {
+            rcgen::DnValue::Utf8String(text) => Some(text.clone()),
+            rcgen::DnValue::PrintableString(text) => Some(text.as_str().to_owned()),
+            _ => None,
+        };
+        let mut asked = Self { names: params.params.subject_alt_names.len(), ..Self::default() };
+        for (kind, value) in params.params.distinguished_name.iter() {
+            match (kind, text(value)) {
+                (DnType::CommonName, Some(user)) => asked.user = user,
+                (DnType::OrganizationName, Some(group)) => asked.groups.push(group),
+                _ => {}
+            }
+        }
+        asked.params = Some(params);
+        Ok(asked)
+    }
+}
+
+impl Authority {
+    /// Grants a signing request: its own names, our dates and usages.
+    pub fn grant(&self, asked: Asked, purpose: Purpose, seconds: i64) -> Result<String, PkiError> {
+        let Some(mut request) = asked.params else { return Err(PkiError::Unreadable) };
+        let mut granted = params("", &[]);
+        granted.distinguished_name = request.params.distinguished_name;
+        granted.subject_alt_names = request.params.subject_alt_names;
+        granted.extended_key_usages = vec![match purpose {
+            Purpose::Client => ExtendedKeyUsagePurpose::ClientAuth,
+            Purpose::Server => ExtendedKeyUsagePurpose::ServerAuth,
+        }];
+        let now = std::time::SystemTime::now();
+        // Those who look at it may have a clock that is behind.
+        granted.not_before = (now - std::time::Duration::from_secs(300)).into();
+        granted.not_after =
+            (now + std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0))).into();
+        request.params = granted;
+        Ok(request.signed_by(&self.issuer)?.pem())
+    }
+}
+
 /// A signing request for a key, PEM. It names nobody: the CA decides the names.
 pub fn request(key: &str) -> Result<String, PkiError> {
     Ok(CertificateParams::default().serialize_request(&KeyPair::from_pem(key)?)?.pem()?)
@@ -328,6 +402,24 @@ mod tests {
         assert_eq!(subject.user, "kubernetes-admin");
         assert_eq!(subject.groups, [MASTERS_GROUP]);
         assert_eq!(subject.node(), None);
+    }
+
+    #[test]
+    fn what_is_granted_is_what_was_asked_for() {
+        let key = KeyPair::generate().unwrap();
+        let csr = params("eve", &["people"]).serialize_request(&key).unwrap().pem().unwrap();
+        let asked = Asked::read(&csr).unwrap();
+        assert_eq!(
+            (asked.user.as_str(), asked.groups.as_slice(), asked.names),
+            ("eve", &["people".to_owned()][..], 0)
+        );
+        let pem = authority().grant(asked, Purpose::Client, 3600).unwrap();
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        assert_eq!(Subject::of(&der).unwrap().user, "eve");
+        let (_, x509) = X509Certificate::from_der(&der).unwrap();
+        let lasts = x509.validity().not_after.timestamp() - x509.validity().not_before.timestamp();
+        assert!((3600..4000).contains(&lasts), "{lasts}");
+        assert!(!x509.is_ca() && Asked::read("junk").is_err());
     }
 
     /// A whole handshake in memory: who is let in by whom.

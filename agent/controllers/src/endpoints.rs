@@ -1,5 +1,7 @@
 //! Endpoints of services: who answers, and on which ports.
 
+use std::net::IpAddr;
+
 use k8s_openapi::{
     api::core::v1::{
         EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Node, ObjectReference, Pod, Service,
@@ -70,7 +72,10 @@ pub(crate) fn backends(service: &Service, cx: &Context<'_>) -> Vec<Backend> {
         (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
     let mut all: Vec<Backend> = if is_api_service(namespace, name) {
         let ports = api_ports(service, cx.config.api_port);
-        cx.world.nodes.all().filter_map(|node| api_backend(node, &ports)).collect()
+        let nodes = cx.world.nodes.all().filter_map(api_address);
+        // A control plane without nodes serves it by itself.
+        let own = cx.config.api_addresses.iter().filter(|ip| !ip.is_loopback()).map(IpAddr::to_string);
+        nodes.chain(own).map(|ip| api_backend(ip, &ports)).collect()
     } else {
         let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref());
         let pods = cx.world.pods.in_namespace(namespace);
@@ -83,12 +88,16 @@ pub(crate) fn backends(service: &Service, cx: &Context<'_>) -> Vec<Backend> {
     all
 }
 
-fn api_backend(node: &Node, ports: &[Port]) -> Option<Backend> {
+/// The address of a node that serves the API: all that are ready do.
+fn api_address(node: &Node) -> Option<String> {
     let addresses = node.status.as_ref()?.addresses.as_ref()?;
     let ip = addresses.iter().find(|a| a.type_ == "InternalIP")?.address.clone();
-    let ready = node::is_ready(node) && node.metadata.deletion_timestamp.is_none();
+    (node::is_ready(node) && node.metadata.deletion_timestamp.is_none()).then_some(ip)
+}
+
+fn api_backend(ip: String, ports: &[Port]) -> Backend {
     // The node is not named: the address is the node's, not that of a pod on it.
-    ready.then(|| Backend {
+    Backend {
         ip,
         node: None,
         hostname: None,
@@ -97,7 +106,7 @@ fn api_backend(node: &Node, ports: &[Port]) -> Option<Backend> {
         ready: true,
         serving: true,
         terminating: false,
-    })
+    }
 }
 
 fn api_ports(service: &Service, api_port: u16) -> Vec<Port> {

@@ -106,6 +106,16 @@ impl Executor {
     async fn step(&self, write: Write) -> Result<Option<Change>, StepError> {
         match write {
             Write::Create { object, done, failed } => self.create(&object, done, failed).await,
+            Write::Make { kind, namespace, object } => {
+                let api = self.api(kind, &namespace)?;
+                let body = serde_json::from_value(object).map_err(StepError::Form)?;
+                match api.create(&PostParams::default(), &body).await.map_err(StepError::Api) {
+                    Ok(answer) => Ok(applied(kind, answer)),
+                    // The watch will tell.
+                    Err(error) if error.is_conflict() => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
             Write::Update { object, done } => {
                 let (api, name, body) = self.sendable(&object)?;
                 let answer =

@@ -7,8 +7,12 @@ use k8s_openapi::{
         apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
         batch::v1::{CronJob, Job},
         coordination::v1::Lease,
-        core::v1::{Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service},
+        core::v1::{
+            Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
+            Service,
+        },
         discovery::v1::EndpointSlice,
+        policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -126,6 +130,8 @@ typed! {
     13 CronJob true,
     14 StatefulSet true,
     15 PersistentVolumeClaim true,
+    16 PodDisruptionBudget true,
+    17 ResourceQuota true,
 }
 
 impl Kinds {

@@ -22,9 +22,11 @@ mod cidr;
 mod cron_job;
 mod daemon_set;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod event;
 mod executor;
+mod furnishing;
 mod gc;
 mod hash;
 mod job;
@@ -37,6 +39,7 @@ mod owned;
 mod pod;
 mod podgc;
 mod queue;
+mod quota;
 mod reconcile;
 mod replicas;
 mod revision;
@@ -51,6 +54,7 @@ mod testing;
 mod world;
 mod write;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -70,6 +74,10 @@ pub struct Config {
     pub event_ttl: Duration,
     /// The port every node serves the API on: what the `kubernetes` service leads to.
     pub api_port: u16,
+    /// Where that service leads to while there are no nodes.
+    pub api_addresses: Vec<IpAddr>,
+    /// The cluster's CA, PEM: every namespace has it in the ConfigMap `kube-root-ca.crt`.
+    pub ca: String,
     /// Finished pods kept before the oldest are deleted.
     pub terminated_pod_limit: usize,
 }
@@ -83,6 +91,8 @@ impl Config {
             cluster_cidr,
             event_ttl: Duration::from_secs(3600),
             api_port,
+            api_addresses: Vec::new(),
+            ca: String::new(),
             terminated_pod_limit: 500,
         }
     }

@@ -108,6 +108,11 @@ impl MetaIndex {
         self.by_uid.get(uid).and_then(|place| self.by_place.get(place))
     }
 
+    /// Whether there is an object of this name.
+    pub(crate) fn is_there(&self, kind: KindId, namespace: &str, name: &str) -> bool {
+        self.by_place.contains_key(&(kind, namespace.to_owned(), name.to_owned()))
+    }
+
     /// Objects that name this uid as an owner.
     pub(crate) fn dependents(&self, uid: &str) -> impl Iterator<Item = &Entry> {
         self.dependents.get(uid).into_iter().flatten().filter_map(|uid| self.get(uid))

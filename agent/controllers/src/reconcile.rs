@@ -6,8 +6,8 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 
 use crate::{
-    Config, cidr, cron_job, daemon_set, deployment, endpoints, gc, job, namespace, node, podgc, replicas,
-    slices, stateful_set, world::World, write::Outcome,
+    Config, cidr, cron_job, daemon_set, deployment, disruption, endpoints, furnishing, gc, job, namespace,
+    node, podgc, quota, replicas, slices, stateful_set, world::World, write::Outcome,
 };
 
 /// Which controller.
@@ -37,6 +37,12 @@ pub(crate) enum Controller {
     EndpointSlices,
     /// By namespace.
     Namespace,
+    /// By budget.
+    Disruption,
+    /// By quota.
+    Quota,
+    /// By namespace: what each has.
+    Furnishing,
     /// By uid.
     Garbage,
     /// By node.
@@ -106,6 +112,9 @@ pub(crate) fn reconcile(key: &Key, cx: &mut Context<'_>) -> Outcome {
         Controller::Endpoints => endpoints::reconcile(namespace, name, cx),
         Controller::EndpointSlices => slices::reconcile(namespace, name, cx),
         Controller::Namespace => namespace::reconcile(name, cx),
+        Controller::Disruption => disruption::reconcile(namespace, name, cx),
+        Controller::Quota => quota::reconcile(namespace, name, cx),
+        Controller::Furnishing => furnishing::reconcile(name, cx),
         Controller::Garbage => gc::reconcile(name, cx),
         Controller::NodeLifecycle => node::reconcile(name, cx),
         Controller::NodeCidr => cidr::reconcile(cx),

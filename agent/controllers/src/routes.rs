@@ -11,9 +11,9 @@ use k8s_openapi::{
 };
 
 use crate::{
-    job,
+    disruption, furnishing, job,
     kind::{Kinds, Object, Typed},
-    node, owned, pod,
+    node, owned, pod, quota,
     reconcile::{Controller, Key},
     selector, slices,
     world::{Diff, World},
@@ -24,6 +24,23 @@ pub(crate) fn keys(world: &World, diff: &Diff) -> Vec<Key> {
     let mut keys = Vec::new();
     for object in diff.old.iter().chain(&diff.new) {
         by_kind(world, object, diff.new.is_none(), &mut keys);
+    }
+    if quota::concerns(diff.old.as_ref(), diff.new.as_ref())
+        && let Some(namespace) = diff.latest().and_then(|object| object.meta().namespace.as_deref())
+    {
+        keys.extend(world.quotas.in_namespace(namespace).filter_map(|q| key_of(Controller::Quota, q)));
+    }
+    if let Some(
+        Object::ReplicaSet(_)
+        | Object::ReplicationController(_)
+        | Object::StatefulSet(_)
+        | Object::Deployment(_),
+    ) = diff.latest()
+    {
+        // A scale has changed, perhaps: shares of it are something else now.
+        let namespace = diff.latest().and_then(|o| o.meta().namespace.clone()).unwrap_or_default();
+        let budgets = world.budgets.in_namespace(&namespace);
+        keys.extend(budgets.filter_map(|b| key_of(Controller::Disruption, b)));
     }
     if let Some(object) = diff.latest() {
         by_meta(world, object, diff.new.is_none(), &mut keys);
@@ -61,6 +78,8 @@ fn by_kind(world: &World, object: &Object, gone: bool, keys: &mut Vec<Key>) {
                 keys.extend(own.map(|p| pod_key(Controller::JobOrphan, p)));
             }
         }
+        Object::PodDisruptionBudget(_) => keys.push(Key::new(Controller::Disruption, namespace, name)),
+        Object::ResourceQuota(_) => keys.push(Key::new(Controller::Quota, namespace, name)),
         Object::Service(_) | Object::Endpoints(_) => service(namespace, name, keys),
         Object::EndpointSlice(slice) => {
             if let Some(name) = slice.metadata.labels.as_ref().and_then(|l| l.get(slices::SERVICE_NAME)) {
@@ -71,9 +90,15 @@ fn by_kind(world: &World, object: &Object, gone: bool, keys: &mut Vec<Key>) {
         Object::Lease(_) if namespace == node::LEASE_NAMESPACE => {
             keys.push(Key::new(Controller::NodeLifecycle, "", name));
         }
-        Object::Namespace(_) => keys.push(Key::new(Controller::Namespace, "", name)),
+        Object::Namespace(_) => {
+            keys.push(Key::new(Controller::Namespace, "", name));
+            keys.push(Key::new(Controller::Furnishing, "", name));
+        }
         Object::Meta(kind, _) if world.kinds.as_ref().and_then(Kinds::event) == Some(*kind) => {
             keys.extend(meta.uid.as_deref().map(|uid| Key::new(Controller::EventTtl, "", uid)));
+        }
+        Object::Meta(..) if gone && furnishing::is_furniture(name) => {
+            keys.push(Key::new(Controller::Furnishing, "", namespace));
         }
         Object::Lease(_) | Object::Meta(..) => {}
     }
@@ -173,6 +198,9 @@ fn by_pod(world: &World, p: &Pod, keys: &mut Vec<Key>) {
     if pod::is_finished(p) {
         keys.push(Key::new(Controller::FinishedPods, "", ""));
     }
+    let budgets = world.budgets.in_namespace(namespace);
+    let budgets = budgets.filter(|b| disruption::is_for(b, p.metadata.labels.as_ref()));
+    keys.extend(budgets.filter_map(|b| key_of(Controller::Disruption, b)));
 }
 
 fn owners_of_pod(world: &World, p: &Pod, namespace: &str, keys: &mut Vec<Key>) {

@@ -189,6 +189,7 @@ impl Sim {
         let json = |object: &Object| object.to_json().unwrap();
         let (kind, value) = match write {
             Write::Create { object, .. } => (object.kind(), self.create(object.kind(), json(&object))?),
+            Write::Make { kind, object, .. } => (kind, self.create(kind, object)?),
             Write::Update { object, .. } => {
                 (object.kind(), self.replace(object.kind(), json(&object), None)?)
             }

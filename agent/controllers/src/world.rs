@@ -7,8 +7,12 @@ use k8s_openapi::{
         apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
         batch::v1::{CronJob, Job},
         coordination::v1::Lease,
-        core::v1::{Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service},
+        core::v1::{
+            Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
+            Service,
+        },
         discovery::v1::EndpointSlice,
+        policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
@@ -122,6 +126,8 @@ pub(crate) struct World {
     pub(crate) cron_jobs: Cache<CronJob>,
     pub(crate) stateful_sets: Cache<StatefulSet>,
     pub(crate) claims: Cache<PersistentVolumeClaim>,
+    pub(crate) budgets: Cache<PodDisruptionBudget>,
+    pub(crate) quotas: Cache<ResourceQuota>,
     pub(crate) meta: MetaIndex,
     pub(crate) kinds: Option<Kinds>,
     /// Since when each ready pod has been seen ready.
@@ -155,7 +161,7 @@ in_world! {
     Pod pods, ReplicaSet replica_sets, ReplicationController replication_controllers, Deployment deployments,
     Service services, Endpoints endpoints, EndpointSlice slices, Node nodes, Namespace namespaces, Lease leases,
     Job jobs, DaemonSet daemon_sets, ControllerRevision revisions, CronJob cron_jobs, StatefulSet stateful_sets,
-    PersistentVolumeClaim claims,
+    PersistentVolumeClaim claims, PodDisruptionBudget budgets, ResourceQuota quotas,
 }
 
 impl World {

@@ -56,6 +56,8 @@ impl Target {
 pub(crate) enum Write {
     /// Makes an object.
     Create { object: Object, done: Option<Event>, failed: Option<Event> },
+    /// Makes an object of a kind that is known by its metadata alone, unless it is there.
+    Make { kind: KindId, namespace: String, object: Value },
     /// Replaces an object, if it has not changed meanwhile.
     Update { object: Object, done: Option<Event> },
     /// Replaces an object's status, if it has not changed meanwhile.

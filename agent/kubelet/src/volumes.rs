@@ -9,7 +9,8 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, Pod, Volume,
+    DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, Pod,
+    ServiceAccountTokenProjection, Volume,
 };
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -20,6 +21,8 @@ use crate::limits;
 use crate::sources::{Data, Sources};
 
 const FILE_MODE: i32 = 0o644;
+/// How long a token lasts unless the pod says otherwise.
+const TOKEN_SECONDS: i64 = 3600;
 
 /// What volumes are made of.
 pub struct Maker<'a> {
@@ -120,11 +123,33 @@ impl Maker<'_> {
                 select(data, &part.items, mode, part.optional, &mut files)?;
             } else if let Some(part) = &part.downward_api {
                 self.downward(part.items.iter().flatten(), mode, &mut files)?;
+            } else if let Some(part) = &part.service_account_token {
+                files.push(self.token(part, mode).await?);
             } else {
                 return Err("a projected source of this kind is not supported on this node".to_owned());
             }
         }
         Ok(Some((files, true)))
+    }
+
+    async fn token(&self, source: &ServiceAccountTokenProjection, mode: Option<i32>) -> Result<File, String> {
+        let audience = source.audience.as_deref().unwrap_or_default();
+        let seconds = source.expiration_seconds.unwrap_or(TOKEN_SECONDS);
+        let token = self.sources.token(self.pod, audience, seconds).await?;
+        File::new(&source.path, token.into_bytes(), mode)
+    }
+
+    /// Puts newer tokens in the place of those that will not last. A volume that is not there any more stays away.
+    pub async fn renew_tokens(&self) -> Result<(), String> {
+        for (volume, source, mode) in tokens(self.pod) {
+            let file = self.token(source, mode).await?;
+            let dir = self.dir.volume(plain_name(volume)?);
+            let there = fs::read(dir.join(&file.path));
+            if there.is_ok_and(|old| old != file.content) {
+                write_all(&dir, &[file]).map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(())
     }
 
     fn downward<'i>(
@@ -153,6 +178,16 @@ impl Maker<'_> {
         }
         Ok(())
     }
+}
+
+/// The tokens that a pod's volumes hold: volume, token, mode.
+pub fn tokens(pod: &Pod) -> impl Iterator<Item = (&str, &ServiceAccountTokenProjection, Option<i32>)> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let projected = volumes.filter_map(|volume| Some((volume, volume.projected.as_ref()?)));
+    projected.flat_map(|(volume, source)| {
+        let tokens = source.sources.iter().flatten().filter_map(|part| part.service_account_token.as_ref());
+        tokens.map(move |token| (volume.name.as_str(), token, source.default_mode))
+    })
 }
 
 struct File {
@@ -361,6 +396,9 @@ mod tests {
         async fn secret(&self, namespace: &str, name: &str) -> Result<Data, String> {
             self.config_map(namespace, name).await
         }
+        async fn token(&self, _: &Pod, audience: &str, seconds: i64) -> Result<String, String> {
+            Ok(format!("{audience} {seconds} {}", self.0.len()))
+        }
     }
 
     async fn make(volumes: serde_json::Value, state: &Path) -> (PodDir, Result<(), String>) {
@@ -404,6 +442,29 @@ mod tests {
         assert!(dir.volume("o").is_dir());
         unmake(&dir).unwrap();
         assert!(!dir.volume("c").exists());
+    }
+
+    #[tokio::test]
+    async fn tokens_are_renewed_in_place() {
+        let state = tempfile::tempdir().unwrap();
+        let volumes = serde_json::json!([{"name": "t", "projected": {"sources": [
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": 600, "audience": "vault"}}]}}]);
+        let (dir, made) = make(volumes.clone(), state.path()).await;
+        made.unwrap();
+        let file = dir.volume("t").join("token");
+        assert_eq!(fs::read(&file).unwrap(), b"vault 600 2");
+        let pod: Pod =
+            serde_json::from_value(serde_json::json!({"spec": {"containers": [], "volumes": volumes}}))
+                .unwrap();
+        let sources = Fixed(Data::new());
+        let node = NodeCapacity::default();
+        let maker = Maker { pod: &pod, dir: &dir, sources: &sources, host_ip: "", node, mounts: false };
+        maker.renew_tokens().await.unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"vault 600 0");
+        // A volume that is gone does not come back.
+        unmake(&dir).unwrap();
+        maker.renew_tokens().await.unwrap();
+        assert!(!file.exists());
     }
 
     #[tokio::test]

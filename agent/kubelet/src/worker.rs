@@ -123,6 +123,9 @@ impl Worker {
         for (name, id) in self.machine.running() {
             self.watch(&name, &id);
         }
+        if volumes::tokens(&self.pod).next().is_some() {
+            self.tasks.spawn(renew_tokens(self.node.clone(), self.pod.clone(), self.dir.clone()));
+        }
         self.notice(Notice::Pod(self.pod.clone()));
     }
 
@@ -251,16 +254,8 @@ impl Worker {
     fn mount_volumes(&mut self) {
         let (node, pod, dir) = (self.node.clone(), self.pod.clone(), self.dir.clone());
         self.spawn(async move {
-            let host_ip = node.config.addresses.first().map(IpAddr::to_string).unwrap_or_default();
-            let maker = volumes::Maker {
-                pod: &pod,
-                dir: &dir,
-                sources: &*node.sources,
-                host_ip: &host_ip,
-                node: node.capacity,
-                mounts: node.config.mounts,
-            };
-            Event::Volumes(maker.make_all().await)
+            let host_ip = host_ip(&node);
+            Event::Volumes(maker(&node, &pod, &dir, &host_ip).make_all().await)
         });
     }
 
@@ -406,6 +401,29 @@ impl Worker {
             Event::Removed
         });
     }
+}
+
+/// How often a pod's tokens are looked at.
+const TOKENS_LOOKED_AT: Duration = Duration::from_secs(60);
+
+/// Gives a pod newer tokens for as long as it is there.
+async fn renew_tokens(node: Arc<Node>, pod: Arc<Pod>, dir: PodDir) {
+    let host_ip = host_ip(&node);
+    loop {
+        tokio::time::sleep(TOKENS_LOOKED_AT).await;
+        if let Err(error) = maker(&node, &pod, &dir, &host_ip).renew_tokens().await {
+            tracing::warn!(pod = pod.name_any(), error, "its token cannot be renewed yet");
+        }
+    }
+}
+
+fn maker<'a>(node: &'a Node, pod: &'a Pod, dir: &'a PodDir, host_ip: &'a str) -> volumes::Maker<'a> {
+    let sources = &*node.sources;
+    volumes::Maker { pod, dir, sources, host_ip, node: node.capacity, mounts: node.config.mounts }
+}
+
+fn host_ip(node: &Node) -> String {
+    node.config.addresses.first().map(IpAddr::to_string).unwrap_or_default()
 }
 
 /// Records an event about a pod.

@@ -32,6 +32,10 @@ pub enum Subresource {
     PortForward,
     /// `finalize`: namespaces.
     Finalize,
+    /// `token`: service accounts.
+    Token,
+    /// `approval`: certificate signing requests.
+    Approval,
 }
 
 impl Subresource {
@@ -47,6 +51,8 @@ impl Subresource {
             Self::Attach => "attach",
             Self::PortForward => "portforward",
             Self::Finalize => "finalize",
+            Self::Token => "token",
+            Self::Approval => "approval",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod admission;
 mod autoscaler;
+mod certificate;
 mod class;
 mod columns;
 mod config;
@@ -67,6 +68,7 @@ static ALL: &[Builtin] = &[
     cron_job::CRON_JOB,
     autoscaler::HORIZONTAL_POD_AUTOSCALER,
     autoscaler::HORIZONTAL_POD_AUTOSCALER_V1,
+    certificate::CERTIFICATE_SIGNING_REQUEST,
     disruption_budget::POD_DISRUPTION_BUDGET,
     network_policy::NETWORK_POLICY,
     ingress::INGRESS,

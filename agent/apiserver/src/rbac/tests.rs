@@ -35,7 +35,7 @@ impl Facts for Played {
 }
 
 fn eve() -> User {
-    User { name: "eve".into(), groups: vec!["people".into()], uid: None }
+    User { name: "eve".into(), groups: vec!["people".into()], ..User::default() }
 }
 
 fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {

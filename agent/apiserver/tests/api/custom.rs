@@ -113,7 +113,7 @@ async fn objects_get_defaults_lose_what_is_unknown_and_are_checked() {
         answer.headers.get_all(header::WARNING).iter().map(|w| w.to_str().unwrap()).collect();
     assert_eq!(
         warnings,
-        [r#"299 - "unknown field 'spec.extra'""#, r#"299 - "unknown field 'spec.parts[0].more'""#]
+        [r#"299 - "unknown field \"spec.extra\"""#, r#"299 - "unknown field \"spec.parts[0].more\"""#]
     );
     let made = answer.ok(201);
     assert_eq!(

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 
 mod access;
+mod admission;
 mod apply;
 mod bodies;
 mod clients;
@@ -14,6 +15,7 @@ mod openapi;
 mod page;
 mod policies;
 mod services;
+mod tokens;
 mod watches;
 
 use apiserver::{Api, Config, Kubelets, Stream, User};

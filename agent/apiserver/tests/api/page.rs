@@ -22,9 +22,40 @@ const TAIL: &str = "
 
 ## What is not there
 
-Descriptions of fields in OpenAPI, conversion webhooks of custom kinds, admission webhooks and mutating policies, service account tokens, certificate signing requests, API priority and fairness objects,
-`ephemeralcontainers`, `resize`, `proxy`, `token` and `approval`, quotas being enforced, preemption, metrics. Answers are JSON
+Descriptions of fields in OpenAPI, conversion webhooks of custom kinds, admission webhooks and mutating policies, API priority and fairness objects,
+`ephemeralcontainers`, `resize`, `proxy`, preemption, the group metrics.k8s.io. Answers are JSON
 or YAML; protobuf is read, not written. Leases are kept in memory, and empty after a new leader is chosen.
+
+## Who is let in
+
+A client certificate of the cluster's CA (CN is the user, O are the groups), a service account's token, or a token of
+`--token-file`. Nobody is let in without one, but for `/healthz`, `/livez`, `/readyz` and `/version`.
+
+Service account tokens are signed with ES256 by a key that is kept beside the objects, where no path leads.
+`serviceaccounts/token` gives them out, bound to a pod, a Secret or a node if that is asked for, for ten minutes at least;
+they are refused as soon as the account or what they are bound to is gone. `/openid/v1/jwks` and
+`/.well-known/openid-configuration` tell others how to check them; TokenReview does it for them. Every namespace has the
+account `default` and the ConfigMap `kube-root-ca.crt`, and every pod finds both, its token renewed in time, in
+`/var/run/secrets/kubernetes.io/serviceaccount`.
+
+## What a namespace allows
+
+Quotas are enforced by counting what is there at each create; two that would not both fit are not both let in. Pod
+security levels (`pod-security.kubernetes.io/enforce` and `/warn`) are `baseline` and `restricted` of the newest version.
+`pods/eviction` asks disruption budgets. The leader signs approved requests of the signers
+`kubernetes.io/kube-apiserver-client`, `kubernetes.io/kube-apiserver-client-kubelet` and `kubernetes.io/kubelet-serving`.
+
+## The API alone
+
+    bramble agent --roles control-plane --data-dir DIR [--bind 127.0.0.1:6443] [--service-cidr 10.0.0.0/24]
+        [--token-file FILE] [--disable-admission NAME,...] [--no-controllers] [--no-scheduler]
+
+serves the API, and runs the controllers and the scheduler unless told not to, with no Node, no kubelet and no pod
+network: as any user, and as many beside one another as there are ports. `DIR/kubeconfig` is its administrator's. It is
+ready when `/readyz` says `ok`, in well under a second; what it acknowledged is there when it starts anew on the same
+folder, whatever ended it. `--token-file` has upstream's form, lines of `token,user,uid,\"group,group\"`;
+`--disable-admission` takes upstream's names of plugins. On port 0 (`--bind 127.0.0.1:0`) it takes a free port, which the
+kubeconfig names.
 ";
 
 fn line(kind: &resources::Descriptor, told: &Value) -> String {

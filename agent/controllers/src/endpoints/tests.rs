@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
+    kind::Object,
     reconcile::{Controller, Key},
     testing::{Sim, config, run},
+    write::Write,
 };
 
 fn add_pod(sim: &mut Sim, name: &str, ip: &str, ready: bool, port: i32) {
@@ -144,4 +146,22 @@ fn the_api_is_on_every_ready_node() {
         vec![("192.168.1.100".into(), 6443), ("192.168.1.102".into(), 6443)]
     );
     assert_eq!(sim.all::<EndpointSlice>()[0].metadata.name.as_deref(), Some("kubernetes"));
+}
+
+#[test]
+fn a_control_plane_without_nodes_leads_to_itself() {
+    let mut sim = Sim::new();
+    sim.add::<Service>(json!({"metadata": {"name": "kubernetes", "namespace": "default"},
+        "spec": {"clusterIP": "10.0.0.1", "ports": [{"name": "https", "port": 443, "targetPort": 6443}]}}));
+    let now = Instant::now();
+    // No endpoint may be a loopback address.
+    let api_addresses = vec!["127.0.0.1".parse().unwrap(), "192.168.1.9".parse().unwrap()];
+    let config = crate::Config { api_addresses, ..config() };
+    let key = Key::new(Controller::Endpoints, "default", "kubernetes");
+    let outcome = run(&sim.world(now), &key, &config, now, 1);
+    let Write::Create { object: Object::Endpoints(made), .. } = &outcome.writes[0] else {
+        panic!("{:?}", outcome.writes)
+    };
+    let addresses = made.subsets.iter().flatten().flat_map(|s| s.addresses.iter().flatten());
+    assert_eq!(addresses.map(|a| a.ip.as_str()).collect::<Vec<_>>(), ["192.168.1.9"]);
 }

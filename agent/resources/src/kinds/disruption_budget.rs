@@ -31,7 +31,6 @@ pub const POD_DISRUPTION_BUDGET: Builtin = Builtin {
     },
     validate,
     generation: "spec",
-    idle: true,
     ..BASE
 };
 

@@ -27,7 +27,6 @@ pub const RESOURCE_QUOTA: Builtin = Builtin {
         }
     },
     validate: validate_quota,
-    idle: true,
     ..BASE
 };
 

@@ -138,6 +138,9 @@ fn filled_objects_are_what_typed_clients_expect() {
             ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {
                 same::<rbac::ClusterRoleBinding>(&object)
             }
+            ("certificates.k8s.io/v1", "CertificateSigningRequest") => {
+                same::<k8s_openapi::api::certificates::v1::CertificateSigningRequest>(&object);
+            }
             ("scheduling.k8s.io/v1", "PriorityClass") => same::<scheduling::PriorityClass>(&object),
             ("node.k8s.io/v1", "RuntimeClass") => same::<node::RuntimeClass>(&object),
             ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy") => {

@@ -32,7 +32,6 @@ pub fn pod_spec(spec: &mut Fields) {
 /// Defaults that only a pod has, not its template.
 pub fn pod_only(spec: &mut Fields) {
     default(spec, "enableServiceLinks", true);
-    default(spec, "serviceAccountName", "default");
     account(spec);
     for list in ["initContainers", "containers"] {
         for container in children(spec, list) {
