@@ -15,6 +15,8 @@ struct Plane {
     child: Child,
 }
 
+/// In an argument: the folder that is the process's own.
+const FOLDER: &str = "FOLDER";
 /// Who a process runs as that may do nothing.
 const NOBODY: u32 = 65534;
 
@@ -25,7 +27,8 @@ impl Plane {
         // Bound and given back: nobody else on the machine asks for ports meanwhile.
         let port =
             std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let own = folder.path().display().to_string();
+        let args: Vec<String> = args.iter().map(|arg| arg.replace(FOLDER, &own)).collect();
         let child = Self::spawn(&folder, port, &args);
         Self { folder, port, args, child }
     }
@@ -320,4 +323,64 @@ fn several_side_by_side_with_tokens_of_a_file() {
     let said: Said =
         Command::new(bin()).args(["agent", "--no-scheduler"]).output().expect("bramble starts").into();
     assert!(said.code == 2 && said.err.contains("--roles"), "{}", said.err);
+}
+
+#[test]
+fn what_is_asked_is_written_down() {
+    let mut plane = Plane::start(&["--audit-log-path", "FOLDER/log/audit.log"]);
+    plane.ready();
+    let events = |plane: &Plane| -> Vec<Value> {
+        let text = std::fs::read_to_string(plane.folder.path().join("log/audit.log")).expect("the log");
+        text.lines().map(|line| serde_json::from_str(line).expect("an event a line")).collect()
+    };
+    let made = |plane: &Plane, name: &str| {
+        plane.ok(&format!("create configmap {name}"));
+        let is_it = |event: &&Value| event["verb"] == "create" && event["objectRef"]["name"] == name;
+        // Written by then: the answer waits for the queue, not for the disk.
+        let began = Instant::now();
+        loop {
+            if let Some(event) = events(plane).iter().find(is_it) {
+                return event.clone();
+            }
+            assert!(began.elapsed() < Duration::from_secs(10), "{name} is not in the log");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let event = made(&plane, "first");
+    assert_eq!((&event["stage"], &event["level"]), (&"ResponseComplete".into(), &"Metadata".into()));
+    assert_eq!(event["user"]["username"], "kubernetes-admin");
+    assert_eq!(event["sourceIPs"], serde_json::json!(["127.0.0.1"]));
+    assert!(event["userAgent"].as_str().is_some_and(|agent| agent.starts_with("kubectl")), "{event}");
+    assert_eq!(plane.code(&[], "/api/v1/secrets"), "401");
+    assert_eq!(events(&plane).last().expect("an event")["responseStatus"]["code"], 401);
+    // It goes on where it was, whatever ended it.
+    plane.signal("-KILL");
+    plane.again();
+    made(&plane, "second");
+    let named = |name: &str| events(&plane).iter().any(|event| event["objectRef"]["name"] == name);
+    assert!(named("first") && named("second"));
+    assert!(plane.ok("get --raw /metrics").contains("apiserver_audit_error_total{plugin=\"log\"} 0"));
+}
+
+#[test]
+fn a_wrong_policy_is_refused_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let policy = folder.path().join("policy.yaml");
+    std::fs::write(&policy, "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Everything}]\n")
+        .expect("written");
+    let said: Said = Command::new(bin())
+        .args(["agent", "--roles", "control-plane", "--bind", "127.0.0.1:0", "--audit-log-path", "/dev/null"])
+        .arg("--audit-policy-file")
+        .arg(&policy)
+        .arg("--data-dir")
+        .arg(folder.path().join("data"))
+        .output()
+        .expect("bramble starts")
+        .into();
+    assert_ne!(said.code, 0);
+    assert!(
+        said.err.contains("policy.yaml") && said.err.contains("unknown variant `Everything`"),
+        "{}",
+        said.err
+    );
 }

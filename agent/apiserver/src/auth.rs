@@ -97,7 +97,8 @@ impl Attributes<'_> {
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    Allow,
+    /// And what allowed it, if upstream says so.
+    Allow(String),
     Deny(String),
 }
 
@@ -117,16 +118,18 @@ pub(crate) trait Facts {
 
 /// Decides.
 pub(crate) fn authorize(user: &User, attributes: &Attributes<'_>, facts: &dyn Facts) -> Decision {
-    let allowed = user.is_in(MASTERS)
+    let open = user.is_in(MASTERS)
         || (attributes.plural.is_empty() && attributes.verb == "get" && open_path(attributes.path))
-        || (attributes.subresource.is_empty() && is_own_question(attributes))
-        || rbac::rules(user, attributes.namespace, facts).iter().any(|rule| rbac::allows(rule, attributes));
-    if allowed {
-        return Decision::Allow;
+        || (attributes.subresource.is_empty() && is_own_question(attributes));
+    if open {
+        return Decision::Allow(String::new());
+    }
+    if let Some(why) = rbac::allowed_by(user, attributes, facts) {
+        return Decision::Allow(why);
     }
     let denial = attributes.denial(user);
     match user.node().map(|node| node_may(node, attributes, facts)) {
-        Some(Node::May) => Decision::Allow,
+        Some(Node::May) => Decision::Allow(String::new()),
         Some(Node::MayNot(Some(why))) => Decision::Deny(why),
         Some(Node::Unrelated(why)) => Decision::Deny(format!("{denial}: {why}")),
         Some(Node::MayNot(None)) | None => Decision::Deny(denial),
@@ -136,7 +139,7 @@ pub(crate) fn authorize(user: &User, attributes: &Attributes<'_>, facts: &dyn Fa
 /// [`authorize`], as an error.
 pub(crate) fn check(user: &User, attributes: &Attributes<'_>, facts: &dyn Facts) -> Result<()> {
     match authorize(user, attributes, facts) {
-        Decision::Allow => Ok(()),
+        Decision::Allow(_) => Ok(()),
         Decision::Deny(why) => {
             Err(Status::forbidden(attributes.group, attributes.plural, attributes.name, &why))
         }
@@ -189,7 +192,7 @@ pub(crate) fn check_grant(
     {
         return Ok(());
     }
-    let may = |attributes: &Attributes<'_>| authorize(user, attributes, facts) == Decision::Allow;
+    let may = |attributes: &Attributes<'_>| matches!(authorize(user, attributes, facts), Decision::Allow(_));
     match rbac::escalation(user, &kind.plural, object, facts, &may) {
         Some(why) => Err(Status::forbidden(&kind.group, &kind.plural, name(object), &why)),
         None => Ok(()),
@@ -358,7 +361,7 @@ mod tests {
         let (plural, subresource) = resource.split_once('+').unwrap_or((resource, ""));
         let (namespace, name) = words.get(2).and_then(|w| w.split_once('/')).unwrap_or(("", ""));
         let attributes = Attributes { verb: words[0], group, plural, subresource, namespace, name, path: "" };
-        authorize(user, &attributes, &Played) == Decision::Allow
+        matches!(authorize(user, &attributes, &Played), Decision::Allow(_))
     }
 
     /// Pods `on-n1` are on n1, and refer to Secrets and ConfigMaps `for-n1`.

@@ -1,5 +1,6 @@
 //! The engine behind [`crate::Api`]: the spaces, the settings, and what all verbs share.
 
+use crate::audit::Audit;
 use crate::auth::{self, Facts};
 use crate::custom::Kinds;
 use crate::jwt::Signer;
@@ -43,6 +44,8 @@ pub struct Config {
     pub tokens: StaticTokens,
     /// Admission plugins ([`crate::ADMISSION`]) that are off.
     pub disabled_admission: BTreeSet<String>,
+    /// Where requests are written down, and which.
+    pub audit: Option<Arc<Audit>>,
 }
 
 impl Default for Config {
@@ -59,6 +62,7 @@ impl Default for Config {
             ca: String::new(),
             tokens: StaticTokens::default(),
             disabled_admission: BTreeSet::new(),
+            audit: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What only a node can answer: logs, exec, attach, port-forward. The request is carried to the kubelet and its answer,
 //! or the connection it is upgraded to, back.
 
+use crate::audit::Trail;
 use crate::engine::Engine;
 use crate::object::{list, name, text};
 use crate::path::Target;
@@ -59,13 +60,18 @@ impl Engine {
         let client = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = client.map_err(|e| dial(&e))?;
         tokio::spawn(connection.with_upgrades());
+        let trail = Trail::of(&request);
         let upgrade = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
         let outgoing = outgoing(request, path, host)?;
         let mut answer = sender.send_request(outgoing).await.map_err(|e| dial(&e))?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             let kubelet = hyper::upgrade::on(&mut answer);
             let client = upgrade.ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
-            tokio::spawn(join(client, kubelet));
+            // The request goes on for as long as the connection does.
+            tokio::spawn(async move {
+                join(client, kubelet).await;
+                drop(trail);
+            });
         }
         Ok(answer.map(Body::new))
     }

@@ -11,6 +11,7 @@
 
 mod admission;
 mod allocate;
+mod audit;
 mod auth;
 mod authn;
 mod body;
@@ -46,6 +47,7 @@ mod watch;
 mod write;
 
 pub use admission::ADMISSION;
+pub use audit::{Audit, Limits, Policy, Remote};
 pub use auth::User;
 pub use engine::Config;
 pub use kubelet::{Kubelets, Stream, relay};

@@ -179,6 +179,18 @@ impl Engine {
         let _ =
             writeln!(out, "kubernetes_build_info{{git_version=\"{version}\",major=\"1\",minor=\"36\"}} 1");
         process(&mut out);
+        if let Some(audit) = &self.config.audit {
+            let (written, lost) = audit.counts();
+            head(&mut out, "apiserver_audit_event_total", "counter", "Events for the audit log.");
+            let _ = writeln!(out, "apiserver_audit_event_total {written}");
+            head(
+                &mut out,
+                "apiserver_audit_error_total",
+                "counter",
+                "Events that the audit log does not have.",
+            );
+            let _ = writeln!(out, "apiserver_audit_error_total{{plugin=\"log\"}} {lost}");
+        }
         let mut response = Response::new(Body::from(out));
         let value = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, value);

@@ -10,13 +10,41 @@ pub(crate) const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// The rules that hold for a user: in the whole cluster, and in one namespace if one is given.
 pub(crate) fn rules(user: &User, namespace: &str, facts: &dyn Facts) -> Vec<Value> {
+    let bindings = bindings(user, namespace, facts);
+    bindings.into_iter().flat_map(|(namespace, binding, _)| role_rules(&binding, namespace, facts)).collect()
+}
+
+/// Which binding allows a user what he asks for, as upstream says it.
+pub(crate) fn allowed_by(user: &User, asked: &Attributes<'_>, facts: &dyn Facts) -> Option<String> {
+    let bindings = bindings(user, asked.namespace, facts);
+    let allows = |(namespace, binding, _): &&(&str, Value, usize)| {
+        role_rules(binding, namespace, facts).iter().any(|rule| allows(rule, asked))
+    };
+    let (namespace, binding, subject) = bindings.iter().find(allows)?;
+    let subject = &list(binding, "/subjects")[*subject];
+    let (kind, role) = (text(binding, "/roleRef/kind"), text(binding, "/roleRef/name"));
+    let own = if namespace.is_empty() { "ClusterRoleBinding" } else { "RoleBinding" };
+    let home = if namespace.is_empty() { String::new() } else { format!("/{namespace}") };
+    let account_in = match (text(subject, "/kind"), text(subject, "/namespace")) {
+        ("ServiceAccount", "") => format!("/{namespace}"),
+        ("ServiceAccount", namespace) => format!("/{namespace}"),
+        _ => String::new(),
+    };
+    let who = format!("{} \"{}{account_in}\"", text(subject, "/kind"), text(subject, "/name"));
+    Some(format!("RBAC: allowed by {own} \"{}{home}\" of {kind} {role:?} to {who}", name(binding)))
+}
+
+/// The bindings of a user, with the namespace where they are ("": the whole cluster), and which subject he is.
+fn bindings<'a>(user: &User, namespace: &'a str, facts: &dyn Facts) -> Vec<(&'a str, Value, usize)> {
     let everywhere = facts.bindings("").into_iter().map(|binding| ("", binding));
     let here = if namespace.is_empty() { Vec::new() } else { facts.bindings(namespace) };
-    let bindings = everywhere.chain(here.into_iter().map(|binding| (namespace, binding)));
-    let mine = bindings.filter(|(namespace, binding)| {
-        list(binding, "/subjects").iter().any(|subject| is_meant(subject, namespace, user))
+    let all = everywhere.chain(here.into_iter().map(|binding| (namespace, binding)));
+    let mine = all.filter_map(|(namespace, binding)| {
+        let mut subjects = list(&binding, "/subjects").iter();
+        let at = subjects.position(|subject| is_meant(subject, namespace, user))?;
+        Some((namespace, binding, at))
     });
-    mine.flat_map(|(namespace, binding)| role_rules(&binding, namespace, facts)).collect()
+    mine.collect()
 }
 
 /// Whether a binding's subject is this user or a group of his.

@@ -1,5 +1,6 @@
 //! Questions that are answered and not kept: who am I, may I, may he.
 
+use crate::audit::Trail;
 use crate::auth::{self, Attributes, Decision, User};
 use crate::engine::Engine;
 use crate::object::{list, text};
@@ -35,13 +36,13 @@ pub(crate) const REVIEWS: &[Review] = &[
 
 impl Engine {
     /// The question with its answer.
-    pub fn review(&self, user: &User, plural: &str, mut question: Value) -> Result<Value> {
+    pub fn review(&self, user: &User, plural: &str, mut question: Value, trail: &Trail) -> Result<Value> {
         let review = REVIEWS.iter().find(|r| r.plural == plural).ok_or_else(Status::no_resource)?;
         if !question.is_object() {
             return Err(Status::bad_request("the body is not an object"));
         }
         let attributes = Attributes { verb: "create", group: review.group, plural, ..Attributes::default() };
-        auth::check(user, &attributes, self)?;
+        self.permit(user, &attributes, trail)?;
         question["kind"] = review.kind.into();
         question["apiVersion"] = format!("{}/{}", review.group, review.version).into();
         question["status"] = match plural {
@@ -58,7 +59,8 @@ impl Engine {
 
     fn may(&self, user: &User, question: &Value) -> Value {
         match auth::authorize(user, &attributes(question), self) {
-            Decision::Allow => json!({"allowed": true}),
+            Decision::Allow(why) if why.is_empty() => json!({"allowed": true}),
+            Decision::Allow(why) => json!({"allowed": true, "reason": why}),
             // Upstream gives no reason where no rule allows it: kubectl would print it behind its "no".
             Decision::Deny(_) => json!({"allowed": false}),
         }

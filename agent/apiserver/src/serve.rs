@@ -1,6 +1,7 @@
 //! From a request to its answer: route, user, permission, verb.
 
-use crate::auth::{self, Attributes, User};
+use crate::audit::{self, Trail};
+use crate::auth::{self, Attributes, Decision, User};
 use crate::body;
 use crate::certificates;
 use crate::delete;
@@ -25,16 +26,34 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 impl Engine {
     /// Answers a request.
-    pub async fn serve(&self, request: Request<Body>) -> Response<Body> {
+    pub async fn serve(&self, mut request: Request<Body>) -> Response<Body> {
         let find = |group: &str, version: &str, plural: &str| self.find(group, version, plural);
         let seen = self.metrics.begin(&request, &find);
-        let response = self.dispatch(request).await.unwrap_or_else(|status| respond::failure(&status));
+        let route = route(request.uri().path(), &find);
+        let (user, id) = (self.authenticate(&request), audit::id(&request));
+        let audit = self.config.audit.as_ref();
+        let trail = Trail::new(audit, &request, &route, user.as_ref().ok(), &id);
+        trail.begin().await;
+        request.extensions_mut().insert(trail.clone());
+        let (response, failure) = match self.dispatch(route, user, request).await {
+            Ok(response) => (response, None),
+            Err(status) => (respond::failure(&status), Some(status.to_value())),
+        };
+        let mut response = trail.end(response, failure).await;
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(audit::ID, id);
+        }
         seen.end(response.status());
         response
     }
 
-    async fn dispatch(&self, request: Request<Body>) -> Result<Response<Body>> {
-        let route = route(request.uri().path(), &|group, version, plural| self.find(group, version, plural));
+    async fn dispatch(
+        &self,
+        route: Route,
+        user: Result<User>,
+        request: Request<Body>,
+    ) -> Result<Response<Body>> {
+        let trail = Trail::of(&request);
         let query = Query::read(request.uri())?;
         match &route {
             Route::Health { name, check } => return self.health(name, check, &query),
@@ -47,8 +66,12 @@ impl Engine {
         if !*self.leading.borrow() {
             return Err(Status::unavailable("no leader is known, or this node stopped leading: try again"));
         }
-        let user = self.authenticate(&request)?;
-        let user = impersonate::acting(user, request.headers(), self)?;
+        let user = user?;
+        let acting = impersonate::acting(user.clone(), request.headers(), self)?;
+        if acting != user {
+            trail.acts_as(&acting);
+        }
+        let user = acting;
         match route {
             Route::Object(target) => self.object(&user, target, &query, request).await,
             Route::Review { plural, .. } => {
@@ -57,13 +80,28 @@ impl Engine {
                     return Err(Status::method_not_allowed());
                 }
                 let (question, _) = self.body(request).await?;
-                Ok(format.answer(StatusCode::CREATED, &self.review(&user, &plural, question)?))
+                let answer = self.review(&user, &plural, question, &trail)?;
+                Ok(format.answer(StatusCode::CREATED, &answer))
             }
             route => {
                 let path = request.uri().path();
                 let attributes = Attributes { verb: "get", path, ..Attributes::default() };
-                auth::check(&user, &attributes, self)?;
+                self.permit(&user, &attributes, &trail)?;
                 self.about(&route, &query, &request)
+            }
+        }
+    }
+
+    /// Lets a user do something, or not, and notes which.
+    pub fn permit(&self, user: &User, attributes: &Attributes<'_>, trail: &Trail) -> Result<()> {
+        match auth::authorize(user, attributes, self) {
+            Decision::Allow(why) => {
+                trail.decided(true, &why);
+                Ok(())
+            }
+            Decision::Deny(why) => {
+                trail.decided(false, &why);
+                Err(Status::forbidden(attributes.group, attributes.plural, attributes.name, &why))
             }
         }
     }
@@ -135,7 +173,7 @@ impl Engine {
             name: target.name.as_deref().or(selected.as_deref()).unwrap_or_default(),
             path: "",
         };
-        auth::check(user, &attributes, self)?;
+        self.permit(user, &attributes, &Trail::of(&request))?;
         let warning = target.kind.warning.clone();
         let answer = match (&target.name, &target.subresource) {
             (Some(name), Some(sub)) => {
@@ -326,20 +364,25 @@ impl Engine {
 
     /// A body, `null` when there is none.
     async fn body(&self, request: Request<Body>) -> Result<(Value, Vec<String>)> {
+        let trail = Trail::of(&request);
         let (media_type, bytes) = self.bytes(request).await?;
         if bytes.is_empty() {
-            Ok((Value::Null, Vec::new()))
-        } else {
-            body::decode(&media_type, &bytes, self.config.max_body)
+            return Ok((Value::Null, Vec::new()));
         }
+        let read = body::decode(&media_type, &bytes, self.config.max_body)?;
+        trail.sent(&read.0);
+        Ok(read)
     }
 
     /// Patches are JSON; what is applied may also be YAML.
     async fn patch_body(&self, request: Request<Body>) -> Result<(Value, Vec<String>)> {
+        let trail = Trail::of(&request);
         let (media_type, bytes) = self.bytes(request).await?;
         let json = !media_type.ends_with("+yaml") || bytes.trim_ascii_start().starts_with(b"{");
         let form = if json { "application/json" } else { "application/yaml" };
-        body::decode(form, &bytes, self.config.max_body)
+        let read = body::decode(form, &bytes, self.config.max_body)?;
+        trail.sent(&read.0);
+        Ok(read)
     }
 
     async fn bytes(&self, request: Request<Body>) -> Result<(String, Bytes)> {

@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 use cluster::join::{ClusterSettings, Token};
 use serde::Deserialize;
 
+use crate::audit::AuditLog;
+
 /// The file as written. Unknown keys are mistakes.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -45,6 +47,8 @@ pub struct Config {
     pub upstream_dns: Vec<SocketAddr>,
     /// Labels of this node.
     pub labels: BTreeMap<String, String>,
+    /// Which requests to the API are written down, and where.
+    pub audit: AuditLog,
     /// Registries by host.
     pub registries: BTreeMap<String, Registry>,
 }
@@ -85,6 +89,7 @@ impl Default for Config {
             pod_eviction_seconds: 5,
             upstream_dns: Vec::new(),
             labels: BTreeMap::new(),
+            audit: AuditLog::default(),
             registries: BTreeMap::new(),
         }
     }

@@ -14,6 +14,7 @@ use cluster::pki::{self, Authority, Pair};
 use tokio::net::TcpListener;
 
 use crate::address;
+use crate::audit::AuditLog;
 use crate::config::{Config, check_name};
 use crate::gate::{self, News};
 use crate::plane::{Founding, Given, Options, Plane, write_kubeconfig};
@@ -50,6 +51,8 @@ pub struct Args {
     /// Admission plugins that are off.
     #[arg(long, value_delimiter = ',', value_name = "NAME", requires = "roles")]
     disable_admission: Vec<String>,
+    #[command(flatten)]
+    audit: AuditLog,
     /// Run no controllers.
     #[arg(long, requires = "roles")]
     no_controllers: bool,
@@ -112,6 +115,7 @@ pub async fn run(args: Args) -> Result<()> {
     if check_name(&config.node_name).is_err() {
         config.node_name = "control-plane".into();
     }
+    config.audit = args.audit;
     let config = Arc::new(config);
     let files = Files::new(&config.data_dir);
     let plane = resume(&config, &files, options, listener).await?;

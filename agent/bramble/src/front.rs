@@ -3,11 +3,12 @@
 //! A client's TLS stream is served here when this node leads, and passed to the leader unopened when it does not (see
 //! [`crate::dial`]). Raft streams of other nodes always end here.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use apiserver::{Api, User};
+use apiserver::{Api, Remote, User};
 use axum::body::Body;
 use cluster::join::{BINDING, LABEL};
 use cluster::pki::Subject;
@@ -160,6 +161,7 @@ impl Front {
 
     /// HTTP on a client's stream, until it ends or this node stops leading.
     async fn serve(&self, stream: Watched) -> Result<()> {
+        let from = stream.peer()?;
         let accept = TlsAcceptor::from(self.clients.clone()).accept(stream);
         let stream = timeout(PATIENCE, accept).await.context("handshake too slow")??;
         let tls = stream.get_ref().1;
@@ -167,7 +169,7 @@ impl Front {
         // TLS 1.3 only: an older channel's value is not bound to its handshake.
         let bound = tls.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
         let binding = bound.then(|| tls.export_keying_material([0; BINDING], LABEL, None)).transpose()?;
-        let caller = Caller { subject, binding };
+        let caller = Caller { subject, binding, from };
         let (api, gate, roster) = (self.api.clone(), self.gate.clone(), self.roster.clone());
         let status = self.dialer.status.clone();
         let answer = move |request: Request<Incoming>| {
@@ -226,6 +228,8 @@ where
 struct Caller {
     subject: Option<Subject>,
     binding: Option<[u8; BINDING]>,
+    /// Another node, if it passes the stream on.
+    from: IpAddr,
 }
 
 async fn answer(
@@ -236,7 +240,7 @@ async fn answer(
     request: Request<Incoming>,
     caller: Caller,
 ) -> Response<Body> {
-    let Caller { subject, binding } = caller;
+    let Caller { subject, binding, from } = caller;
     let mut request = request.map(Body::new);
     if request.uri().path().starts_with(crate::gate::PREFIX) {
         return gate.handle(request, subject, binding, status).await;
@@ -253,6 +257,7 @@ async fn answer(
             ..User::default()
         });
     }
+    request.extensions_mut().insert(Remote(from));
     api.handle(request).await
 }
 

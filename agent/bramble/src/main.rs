@@ -12,6 +12,7 @@
 mod address;
 mod admin;
 mod agent;
+mod audit;
 mod client;
 mod clock;
 mod config;

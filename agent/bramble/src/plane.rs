@@ -132,7 +132,7 @@ impl Plane {
         let volatile = Arc::new(Volatile::default());
         let leading = leading(&store, &tasks, &shutdown);
         let kubelets = Arc::new(KubeletDialer { kv: kv.clone(), port: config.kubelet_port });
-        let api_config = api_config(config, state, &options, &ca);
+        let api_config = api_config(config, state, &options, &ca)?;
         let api = apiserver::Api::new(api_config, kv.clone(), volatile.clone(), leading.clone(), kubelets);
         let health = Health::new(config.node_monitor_grace());
         let dialer = Dialer::new(state.member.id, roster.clone(), &store);
@@ -202,8 +202,8 @@ impl Plane {
     }
 }
 
-fn api_config(config: &Config, state: &NodeState, options: &Options, ca: &str) -> apiserver::Config {
-    apiserver::Config {
+fn api_config(config: &Config, state: &NodeState, options: &Options, ca: &str) -> Result<apiserver::Config> {
+    Ok(apiserver::Config {
         service_cidr: state.settings.service_cidr,
         port: config.api_port,
         git_version: KUBERNETES.to_owned(),
@@ -211,8 +211,9 @@ fn api_config(config: &Config, state: &NodeState, options: &Options, ca: &str) -
         ca: ca.to_owned(),
         tokens: options.tokens.clone(),
         disabled_admission: options.disabled_admission.clone(),
+        audit: config.audit.open()?,
         ..apiserver::Config::default()
-    }
+    })
 }
 
 /// The tasks of one node.

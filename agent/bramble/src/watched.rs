@@ -7,6 +7,7 @@
 //! does neither. That is looked at here, as long as anything is under way.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -49,6 +50,11 @@ impl Watched {
         // For streams on which nothing is under way the kernel's own means will do.
         dial::watch_over(&stream, gone)?;
         Ok(Watched { stream, gone, watch: None, reader: None, _place: place })
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> io::Result<IpAddr> {
+        Ok(self.stream.peer_addr()?.ip())
     }
 
     /// After bytes were written, or could not be.

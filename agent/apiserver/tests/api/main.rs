@@ -5,6 +5,7 @@
 mod access;
 mod admission;
 mod apply;
+mod audit;
 mod bodies;
 mod clients;
 mod custom;
@@ -60,8 +61,12 @@ impl World {
     }
 
     async fn over(durable: Arc<dyn Kv>, kubelets: Arc<dyn Kubelets>) -> Self {
+        Self::configured(Config::default(), durable, kubelets).await
+    }
+
+    async fn configured(config: Config, durable: Arc<dyn Kv>, kubelets: Arc<dyn Kubelets>) -> Self {
         let (leading, led) = watch::channel(true);
-        let api = Api::new(Config::default(), durable, Arc::new(Volatile::new(4096)), led, kubelets);
+        let api = Api::new(config, durable, Arc::new(Volatile::new(4096)), led, kubelets);
         api.bootstrap().await.unwrap();
         Self { api, leading }
     }

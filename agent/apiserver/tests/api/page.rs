@@ -45,10 +45,21 @@ security levels (`pod-security.kubernetes.io/enforce` and `/warn`) are `baseline
 `pods/eviction` asks disruption budgets. The leader signs approved requests of the signers
 `kubernetes.io/kube-apiserver-client`, `kubernetes.io/kube-apiserver-client-kubelet` and `kubernetes.io/kubelet-serving`.
 
+## The audit log
+
+Off by default. With `log` under `[audit]` in `/etc/bramble/config.toml` (alone: `--audit-log-path`) every request that a
+policy (`policy`, `--audit-policy-file`: audit.k8s.io/v1, all four levels) wants written down is appended to that file as
+audit.k8s.io/v1 events, one JSON object a line; without a policy, the metadata of all. It grows to `max_size_mib` (10) and
+is put aside under a number, `max_backups` (1) times: it takes no more room than that. Requests wait for a slow disk; what
+a failing one does not take is counted in `apiserver_audit_error_total`. An event over 100 KiB goes without its objects. The
+leader answers, so the leader's log has it; `sourceIPs` names the node that passed a stream on, if one did. Every answer
+has an `Audit-Id`.
+
 ## The API alone
 
     bramble agent --roles control-plane --data-dir DIR [--bind 127.0.0.1:6443] [--service-cidr 10.0.0.0/24]
         [--token-file FILE] [--disable-admission NAME,...] [--no-controllers] [--no-scheduler]
+        [--audit-log-path FILE] [--audit-policy-file FILE] [--audit-log-maxsize MIB] [--audit-log-maxbackup N]
 
 serves the API, and runs the controllers and the scheduler unless told not to, with no Node, no kubelet and no pod
 network: as any user, and as many beside one another as there are ports. `DIR/kubeconfig` is its administrator's. It is
