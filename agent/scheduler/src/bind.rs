@@ -7,7 +7,10 @@ use k8s_openapi::{
     api::core::v1::{Binding, Event, EventSource, ObjectReference, Pod, PodCondition},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams, Preconditions},
+};
 use tokio::sync::mpsc;
 
 /// Events waiting to be written; more are dropped, they are hints.
@@ -37,13 +40,17 @@ pub(crate) async fn bind(client: Client, pod: &Pod, node: &str) -> kube::Result<
     Ok(())
 }
 
-/// The status of a pod that fits nowhere; `None` if it already says so.
-pub(crate) fn refused(pod: &Pod, message: &str, now: Timestamp) -> Option<Pod> {
+/// The status of a pod that fits nowhere, and for which room is being made on a node or not; `None` if it already says
+/// so.
+pub(crate) fn refused(pod: &Pod, message: &str, nominated: Option<&str>, now: Timestamp) -> Option<Pod> {
     let mut pod = pod.clone();
+    let told = pod.status.get_or_insert_default().nominated_node_name.take().filter(|node| !node.is_empty());
+    let same = told.as_deref() == nominated;
+    pod.status.get_or_insert_default().nominated_node_name = nominated.map(str::to_owned);
     let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
     let old = conditions.iter().position(|c| c.type_ == "PodScheduled").map(|at| conditions.remove(at));
     let since = old.as_ref().filter(|c| c.status == "False");
-    if since.is_some_and(|c| c.message.as_deref() == Some(message)) {
+    if same && since.is_some_and(|c| c.message.as_deref() == Some(message)) {
         return None;
     }
     conditions.push(PodCondition {
@@ -55,6 +62,34 @@ pub(crate) fn refused(pod: &Pod, message: &str, now: Timestamp) -> Option<Pod> {
         ..PodCondition::default()
     });
     Some(pod)
+}
+
+/// The status of a pod that makes room for another.
+pub(crate) fn preempted(pod: &Pod, by: &str, now: Timestamp) -> Pod {
+    let mut pod = pod.clone();
+    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
+    conditions.retain(|c| c.type_ != "DisruptionTarget");
+    conditions.push(PodCondition {
+        type_: "DisruptionTarget".to_owned(),
+        status: "True".to_owned(),
+        reason: Some("PreemptionByScheduler".to_owned()),
+        message: Some(format!("{by}: preempting to accommodate a higher priority pod")),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    });
+    pod
+}
+
+/// Makes a pod go.
+pub(crate) async fn remove(client: Client, pod: &Pod) -> kube::Result<()> {
+    let api: Api<Pod> = Api::namespaced(client, pod.metadata.namespace.as_deref().unwrap_or_default());
+    let uid = Preconditions { uid: pod.metadata.uid.clone(), ..Preconditions::default() };
+    let how = DeleteParams { preconditions: Some(uid), ..DeleteParams::default() };
+    match api.delete(pod.metadata.name.as_deref().unwrap_or_default(), &how).await {
+        // Gone, or another of its name.
+        Err(kube::Error::Api(error)) if error.code == 404 || error.code == 409 => Ok(()),
+        done => done.map(drop),
+    }
 }
 
 /// Writes a pod's status. A conflict is no loss: the pod's news brings it here again.

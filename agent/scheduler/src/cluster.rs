@@ -5,10 +5,16 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::{
+    core::v1::{Node, Pod, Service},
+    policy::v1::PodDisruptionBudget,
+};
 use kube::runtime::watcher::Event;
 
-use crate::snapshot::{Snapshot, is_ready};
+use crate::{
+    preempt::priority,
+    snapshot::{Snapshot, is_ready},
+};
 
 /// Namespace and name.
 pub(crate) type Key = (String, String);
@@ -21,6 +27,7 @@ pub(crate) enum News {
     Pod(Event<Pod>),
     Node(Event<Node>),
     Service(Event<Service>),
+    Budget(Event<PodDisruptionBudget>),
 }
 
 /// A decision that the API has not confirmed yet.
@@ -37,13 +44,18 @@ pub(crate) struct Cluster {
     pods: BTreeMap<Key, Arc<Pod>>,
     nodes: BTreeMap<String, Node>,
     services: BTreeMap<Key, Arc<Service>>,
+    budgets: BTreeMap<Key, Arc<PodDisruptionBudget>>,
     assumed: BTreeMap<Key, Assumed>,
     /// To be decided now.
     active: BTreeSet<Key>,
     /// Fit nowhere, or their binding failed: until something changes.
     parked: BTreeSet<Key>,
-    listing: [Option<HashSet<Key>>; 3],
-    listed: [bool; 3],
+    /// Where room is being made for whom.
+    nominated: BTreeMap<Key, String>,
+    /// Pods, by uid, that were told to make room; the API has not said so yet.
+    leaving: BTreeSet<String>,
+    listing: [Option<HashSet<Key>>; 4],
+    listed: [bool; 4],
 }
 
 impl Cluster {
@@ -61,6 +73,7 @@ impl Cluster {
             News::Pod(event) => self.pod_news(event),
             News::Node(event) => self.node_news(event),
             News::Service(event) => self.service_news(event),
+            News::Budget(event) => self.budget_news(event),
         }
     }
 
@@ -90,6 +103,12 @@ impl Cluster {
         if bound || replaced {
             self.assumed.remove(&key);
         }
+        let another = self.pods.get(&key).is_some_and(|old| old.metadata.uid != pod.metadata.uid);
+        if bound || another || is_finished(&pod) {
+            self.nominated.remove(&key);
+        } else if let Some(node) = nominated_node(&pod) {
+            self.nominated.insert(key.clone(), node.to_owned());
+        }
         let before = self.pods.insert(key.clone(), Arc::new(pod));
         let pod = &self.pods[&key];
         if is_finished(pod) || (bound && before.is_none_or(|old| node_of(&old).is_none())) {
@@ -107,7 +126,10 @@ impl Cluster {
     }
 
     fn drop_pod(&mut self, key: &Key) {
-        self.pods.remove(key);
+        if let Some(uid) = self.pods.remove(key).and_then(|pod| pod.metadata.uid.clone()) {
+            self.leaving.remove(&uid);
+        }
+        self.nominated.remove(key);
         self.assumed.remove(key);
         self.active.remove(key);
         self.parked.remove(key);
@@ -164,6 +186,28 @@ impl Cluster {
         }
     }
 
+    fn budget_news(&mut self, event: Event<PodDisruptionBudget>) {
+        match event {
+            Event::Init => self.listing[3] = Some(HashSet::new()),
+            Event::InitApply(budget) => {
+                let key = key(&budget.metadata);
+                self.listing[3].get_or_insert_default().insert(key.clone());
+                self.budgets.insert(key, Arc::new(budget));
+            }
+            Event::InitDone => {
+                let listed = self.listing[3].take().unwrap_or_default();
+                self.budgets.retain(|key, _| listed.contains(key));
+                self.listed[3] = true;
+            }
+            Event::Apply(budget) => {
+                self.budgets.insert(key(&budget.metadata), Arc::new(budget));
+            }
+            Event::Delete(budget) => {
+                self.budgets.remove(&key(&budget.metadata));
+            }
+        }
+    }
+
     fn wants_node(&self, pod: &Pod) -> bool {
         let Some(spec) = &pod.spec else { return false };
         let ours =
@@ -185,7 +229,6 @@ impl Cluster {
         let keys = std::mem::take(&mut self.active);
         let mut pods: Vec<_> =
             keys.into_iter().filter_map(|key| self.pods.get(&key).cloned().map(|pod| (key, pod))).collect();
-        let priority = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
         pods.sort_by(|(_, a), (_, b)| {
             priority(b)
                 .cmp(&priority(a))
@@ -218,6 +261,58 @@ impl Cluster {
         self.pods.get(key).is_some_and(|pod| self.wants_node(pod))
     }
 
+    /// Keeps room on a node for a pod while others make it.
+    pub(crate) fn nominate(&mut self, key: &Key, node: Option<String>) {
+        match node {
+            Some(node) => self.nominated.insert(key.clone(), node),
+            None => self.nominated.remove(key),
+        };
+    }
+
+    /// Where room is being made for a pod.
+    pub(crate) fn nominated(&self, key: &Key) -> Option<&str> {
+        self.nominated.get(key).map(String::as_str)
+    }
+
+    /// Pods that are as important as this one at least, where room is being made for them.
+    pub(crate) fn expected(&self, key: &Key, pod: &Pod) -> Vec<(String, Arc<Pod>)> {
+        let others =
+            self.nominated.iter().filter(|(other, _)| *other != key && !self.assumed.contains_key(other));
+        others
+            .filter_map(|(other, node)| Some((node.clone(), self.pods.get(other)?.clone())))
+            .filter(|(_, other)| priority(other) >= priority(pod) && node_of(other).is_none())
+            .collect()
+    }
+
+    /// Whether less important pods are about to leave the node that a pod is nominated for.
+    pub(crate) fn is_made_room_for(&self, key: &Key, pod: &Pod) -> bool {
+        let Some(node) = self.nominated(key) else { return false };
+        self.pods.values().any(|other| {
+            node_of(other) == Some(node)
+                && priority(other) < priority(pod)
+                && !is_finished(other)
+                && (other.metadata.deletion_timestamp.is_some() || self.is_leaving(other))
+        })
+    }
+
+    pub(crate) fn is_leaving(&self, pod: &Pod) -> bool {
+        pod.metadata.uid.as_ref().is_some_and(|uid| self.leaving.contains(uid))
+    }
+
+    /// A pod is told to make room, or that failed.
+    pub(crate) fn leave(&mut self, pod: &Pod, leaves: bool) {
+        let Some(uid) = pod.metadata.uid.clone() else { return };
+        if leaves {
+            self.leaving.insert(uid);
+        } else {
+            self.leaving.remove(&uid);
+        }
+    }
+
+    pub(crate) fn budgets(&self) -> Vec<Arc<PodDisruptionBudget>> {
+        self.budgets.values().cloned().collect()
+    }
+
     /// Puts a pod back into the queue.
     pub(crate) fn activate(&mut self, key: Key) {
         if self.pods.get(&key).is_some_and(|pod| self.wants_node(pod)) && !self.assumed.contains_key(&key) {
@@ -243,6 +338,10 @@ fn key(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Key
 
 fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+}
+
+fn nominated_node(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.nominated_node_name.as_deref().filter(|name| !name.is_empty())
 }
 
 fn is_finished(pod: &Pod) -> bool {

@@ -29,11 +29,7 @@ impl<'a> Wish<'a> {
 
 /// Why a pod may not run on a node; empty if it may.
 pub(crate) fn reasons(wish: &Wish<'_>, node: &NodeState) -> Vec<String> {
-    let first = unschedulable(wish, node)
-        .or_else(|| untolerated(wish, node))
-        .or_else(|| node_affinity(wish, node))
-        .or_else(|| ports(wish, node));
-    if let Some(reason) = first {
+    if let Some(reason) = lasting(wish, node).or_else(|| ports(wish, node)) {
         return vec![reason];
     }
     let lacking = insufficient(wish, node);
@@ -41,6 +37,16 @@ pub(crate) fn reasons(wish: &Wish<'_>, node: &NodeState) -> Vec<String> {
         return lacking;
     }
     wish.affinities.reason(node).into_iter().map(str::to_owned).collect()
+}
+
+/// Whether a pod could run on a node if other pods were not there.
+pub(crate) fn resolvable(wish: &Wish<'_>, node: &NodeState) -> bool {
+    lasting(wish, node).is_none()
+}
+
+/// What is in the way whatever else runs there.
+fn lasting(wish: &Wish<'_>, node: &NodeState) -> Option<String> {
+    unschedulable(wish, node).or_else(|| untolerated(wish, node)).or_else(|| node_affinity(wish, node))
 }
 
 fn unschedulable(wish: &Wish<'_>, node: &NodeState) -> Option<String> {

@@ -3,8 +3,11 @@
 //! It runs on the leader only, as an ordinary client of the API:
 //!
 //! ```text
-//! watch pods, nodes, services ──▶ Cluster (one task owns it) ──▶ filter + score (pure) ──▶ pods/binding
+//! watch pods, nodes, services, budgets ──▶ Cluster (one task owns it) ──▶ filter + score (pure) ──▶ pods/binding
 //! ```
+//!
+//! What fits nowhere may make less important pods go (`preempt`): it is nominated for their node, which is kept for it
+//! while they end.
 //!
 //! A pod that was given a node is counted there at once, before the API has heard of it, so that many bindings in a
 //! row do not overcommit a node; if the binding fails, the pod comes back into the queue. What fits nowhere waits
@@ -18,6 +21,7 @@ mod bind;
 mod cluster;
 mod decide;
 mod filter;
+mod preempt;
 mod quantity;
 mod request;
 mod runner;

@@ -9,7 +9,10 @@ use std::{
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::{
+    core::v1::{Node, Pod, Service},
+    policy::v1::PodDisruptionBudget,
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
     runtime::{WatchStreamExt, utils::Backoff, watcher},
@@ -21,9 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config,
-    bind::{EVENT_BOUND, Note, bind, refused, write_events, write_status},
+    bind::{EVENT_BOUND, Note, bind, preempted, refused, remove, write_events, write_status},
     cluster::{Cluster, Key, News},
-    decide::{Unschedulable, decide},
+    decide::{Unschedulable, View, decide},
+    preempt::{may_preempt, preempt},
+    snapshot::Snapshot,
 };
 
 /// News waiting for the owner; beyond this the watches wait.
@@ -38,9 +43,13 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Wakes the loop when there is nothing to wait for.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// Why a pod that may not preempt waits.
+const NEVER: &str = "preemption: not eligible due to preemptionPolicy=Never.";
+
 /// What came of a write.
 enum Done {
     Bound { key: Key, pod: Arc<Pod>, node: String, result: Result<(), String> },
+    Removed { by: Key, pod: Arc<Pod>, result: Result<(), String> },
     Told,
 }
 
@@ -76,7 +85,8 @@ impl Runner {
         let (sender, mut news) = mpsc::channel(NEWS_BOUND);
         tasks.spawn(watch(Api::<Pod>::all(self.client.clone()), News::Pod, sender.clone()));
         tasks.spawn(watch(Api::<Node>::all(self.client.clone()), News::Node, sender.clone()));
-        tasks.spawn(watch(Api::<Service>::all(self.client.clone()), News::Service, sender));
+        tasks.spawn(watch(Api::<Service>::all(self.client.clone()), News::Service, sender.clone()));
+        tasks.spawn(watch(Api::<PodDisruptionBudget>::all(self.client.clone()), News::Budget, sender));
         let mut batch = Vec::with_capacity(NEWS_BATCH);
         loop {
             let due = self.retries.first().map_or_else(|| Instant::now() + IDLE, |(when, _)| *when);
@@ -120,18 +130,78 @@ impl Runner {
                 self.cluster.activate(key);
                 continue;
             }
-            match decide(&pod, &snapshot, &mut self.rng) {
+            let expected = self.cluster.expected(&key, &pod);
+            let crowded = (!expected.is_empty()).then(|| snapshot.with(expected));
+            let view = View {
+                snapshot: &snapshot,
+                crowded: crowded.as_ref(),
+                nominated: self.cluster.nominated(&key),
+            };
+            match decide(&pod, &view, &mut self.rng) {
                 Ok(node) => {
                     self.cluster.assume(key.clone(), &pod, &node);
                     snapshot.put(&node, pod.clone());
                     self.start_binding(key, pod, node);
                 }
                 Err(Unschedulable(message)) => {
+                    let why = self.make_room(&key, &pod, crowded.as_ref().unwrap_or(&snapshot), notes);
+                    let message = why.map_or(message.clone(), |why| format!("{message} {why}"));
+                    self.tell_refusal(&key, pod, message, notes);
                     self.cluster.park(key);
-                    self.tell_refusal(pod, message, notes);
                 }
             }
         }
+    }
+
+    /// Has less important pods go where that helps; or says why not.
+    fn make_room(
+        &mut self,
+        key: &Key,
+        pod: &Arc<Pod>,
+        snapshot: &Snapshot,
+        notes: &mpsc::Sender<Note>,
+    ) -> Option<String> {
+        if !may_preempt(pod) {
+            return Some(NEVER.to_owned());
+        }
+        if self.cluster.is_made_room_for(key, pod) {
+            return None;
+        }
+        let plan = match preempt(pod, snapshot, &self.cluster.budgets()) {
+            Ok(plan) => plan,
+            Err(why) => {
+                self.cluster.nominate(key, None);
+                return Some(why);
+            }
+        };
+        tracing::debug!(pod = key.1, node = plan.node, victims = plan.victims.len(), "makes room");
+        for victim in plan.victims {
+            if victim.metadata.deletion_timestamp.is_none() && !self.cluster.is_leaving(&victim) {
+                let message =
+                    format!("Preempted by pod {} on node {}", pod.uid().unwrap_or_default(), plan.node);
+                self.cluster.leave(&victim, true);
+                self.start_removal(key.clone(), victim.clone());
+                let _ = notes.try_send(Note { pod: victim, warning: false, reason: "Preempted", message });
+            }
+        }
+        self.cluster.nominate(key, Some(plan.node));
+        None
+    }
+
+    fn start_removal(&mut self, by: Key, pod: Arc<Pod>) {
+        let client = self.client.clone();
+        let marked = preempted(&pod, &self.scheduler, Timestamp::now());
+        self.in_flight.spawn(async move {
+            let work = async {
+                write_status(client.clone(), marked).await;
+                remove(client, &pod).await
+            };
+            let result = match tokio::time::timeout(BIND_TIMEOUT, work).await {
+                Ok(result) => result.map_err(|error| error.to_string()),
+                Err(elapsed) => Err(elapsed.to_string()),
+            };
+            Done::Removed { by, pod, result }
+        });
     }
 
     fn start_binding(&mut self, key: Key, pod: Arc<Pod>, node: String) {
@@ -145,8 +215,9 @@ impl Runner {
         });
     }
 
-    fn tell_refusal(&mut self, pod: Arc<Pod>, message: String, notes: &mpsc::Sender<Note>) {
-        let Some(status) = refused(&pod, &message, Timestamp::now()) else { return };
+    fn tell_refusal(&mut self, key: &Key, pod: Arc<Pod>, message: String, notes: &mpsc::Sender<Note>) {
+        let nominated = self.cluster.nominated(key);
+        let Some(status) = refused(&pod, &message, nominated, Timestamp::now()) else { return };
         let _ = notes.try_send(Note { pod, warning: true, reason: "FailedScheduling", message });
         let client = self.client.clone();
         self.in_flight.spawn(async move {
@@ -157,7 +228,16 @@ impl Runner {
     }
 
     fn finish(&mut self, done: Done, notes: &mpsc::Sender<Note>) {
-        let Done::Bound { key, pod, node, result } = done else { return };
+        let (key, pod, node, result) = match done {
+            Done::Bound { key, pod, node, result } => (key, pod, node, result),
+            Done::Removed { by, pod, result: Err(error) } => {
+                tracing::debug!(%error, pod = pod.name_any(), "it does not make room");
+                self.cluster.leave(&pod, false);
+                self.retries.insert((Instant::now() + RETRY_MAX, by));
+                return;
+            }
+            Done::Removed { .. } | Done::Told => return,
+        };
         match result {
             Ok(()) => {
                 self.failures.remove(&key);

@@ -47,6 +47,13 @@ impl Snapshot {
         snapshot
     }
 
+    /// The same with more pods.
+    pub(crate) fn with(&self, pods: Vec<(String, Arc<Pod>)>) -> Self {
+        let mut snapshot = self.clone();
+        pods.into_iter().for_each(|(node, pod)| snapshot.put(&node, pod));
+        snapshot
+    }
+
     /// Counts a pod on a node.
     pub(crate) fn put(&mut self, node: &str, pod: Arc<Pod>) {
         if let Ok(at) = self.nodes.binary_search_by(|n| n.name.as_str().cmp(node)) {
@@ -84,10 +91,19 @@ impl NodeState {
         }
     }
 
-    fn put(&mut self, pod: Arc<Pod>) {
+    /// Counts a pod here.
+    pub(crate) fn put(&mut self, pod: Arc<Pod>) {
         add(&mut self.used, &requests(&pod));
         self.ports.extend(host_ports(&pod));
         self.pods.push(pod);
+    }
+
+    /// Takes away the pods that are not to stay.
+    pub(crate) fn retain(&mut self, stays: impl Fn(&Pod) -> bool) {
+        let pods = std::mem::take(&mut self.pods);
+        self.used.clear();
+        self.ports.clear();
+        pods.into_iter().filter(|pod| stays(pod)).for_each(|pod| self.put(pod));
     }
 }
 

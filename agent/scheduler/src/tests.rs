@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use crate::{
     bind::refused,
     cluster::{Cluster, News},
-    decide::{Unschedulable, decide},
+    decide::{Unschedulable, View, decide},
     snapshot::Snapshot,
 };
 
-fn node(name: &str, extra: &Value) -> Node {
+pub(crate) fn node(name: &str, extra: &Value) -> Node {
     let mut value = json!({
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
         "spec": {},
@@ -27,7 +27,7 @@ fn node(name: &str, extra: &Value) -> Node {
     serde_json::from_value(value).unwrap()
 }
 
-fn pod(name: &str, extra: &Value) -> Pod {
+pub(crate) fn pod(name: &str, extra: &Value) -> Pod {
     let mut value = json!({
         "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")},
         "spec": {"containers": [{"name": "c", "image": "i"}]},
@@ -36,7 +36,7 @@ fn pod(name: &str, extra: &Value) -> Pod {
     serde_json::from_value(value).unwrap()
 }
 
-fn overlay(target: &mut Value, extra: &Value) {
+pub(crate) fn overlay(target: &mut Value, extra: &Value) {
     match (target, extra) {
         (Value::Object(target), Value::Object(extra)) => {
             for (key, value) in extra {
@@ -47,14 +47,18 @@ fn overlay(target: &mut Value, extra: &Value) {
     }
 }
 
-fn cpu(amount: &str) -> Value {
+pub(crate) fn cpu(amount: &str) -> Value {
     json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": amount}}}]}})
+}
+
+fn plain(snapshot: &Snapshot) -> View<'_> {
+    View { snapshot, crowded: None, nominated: None }
 }
 
 fn choose(p: &Pod, nodes: &[Node], placed: &[(&str, Pod)]) -> Result<String, String> {
     let placed = placed.iter().map(|(node, pod)| (*node, Arc::new(pod.clone())));
     let snapshot = Snapshot::new(nodes.iter(), placed, Vec::new());
-    decide(p, &snapshot, &mut StdRng::seed_from_u64(1)).map_err(|Unschedulable(text)| text)
+    decide(p, &plain(&snapshot), &mut StdRng::seed_from_u64(1)).map_err(|Unschedulable(text)| text)
 }
 
 #[test]
@@ -127,7 +131,7 @@ fn replicas_spread_evenly() {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for i in 0..9 {
         let p = pod(&format!("p{i}"), &owned);
-        let chosen = decide(&p, &snapshot, &mut StdRng::seed_from_u64(i)).unwrap();
+        let chosen = decide(&p, &plain(&snapshot), &mut StdRng::seed_from_u64(i)).unwrap();
         snapshot.put(&chosen, Arc::new(p));
         *counts.entry(chosen).or_default() += 1;
     }
@@ -141,6 +145,8 @@ fn synced(nodes: Vec<Node>) -> Cluster {
         News::Pod(Event::InitDone),
         News::Service(Event::Init),
         News::Service(Event::InitDone),
+        News::Budget(Event::Init),
+        News::Budget(Event::InitDone),
     ] {
         cluster.take_in(news);
     }
@@ -157,7 +163,7 @@ fn decide_all(cluster: &mut Cluster, seed: u64) -> Vec<String> {
     let mut snapshot = cluster.snapshot();
     let mut placed = Vec::new();
     for (key, p) in cluster.take_active() {
-        match decide(&p, &snapshot, &mut StdRng::seed_from_u64(seed)) {
+        match decide(&p, &plain(&snapshot), &mut StdRng::seed_from_u64(seed)) {
             Ok(name) => {
                 cluster.assume(key, &p, &name);
                 snapshot.put(&name, p);
@@ -205,9 +211,9 @@ fn only_pods_that_are_ours_and_free() {
 #[test]
 fn a_reason_is_told_once_per_change() {
     let now = Timestamp::UNIX_EPOCH;
-    let waiting = refused(&pod("p", &json!({})), "no room", now).unwrap();
-    assert!(refused(&waiting, "no room", now).is_none());
-    let changed = refused(&waiting, "no ports", now).unwrap();
+    let waiting = refused(&pod("p", &json!({})), "no room", None, now).unwrap();
+    assert!(refused(&waiting, "no room", None, now).is_none());
+    let changed = refused(&waiting, "no ports", None, now).unwrap();
     let conditions = changed.status.unwrap().conditions.unwrap();
     assert_eq!(conditions.len(), 1);
     assert_eq!(conditions[0].reason.as_deref(), Some("Unschedulable"));
@@ -222,7 +228,10 @@ fn services_spread_their_pods_too() {
     let nodes = [node("a", &json!({})), node("b", &json!({}))];
     let placed = [("a", Arc::new(pod("x", &labelled))), ("b", Arc::new(pod("y", &cpu("500m"))))];
     let snapshot = Snapshot::new(nodes.iter(), placed.into_iter(), vec![Arc::new(service)]);
-    assert_eq!(decide(&pod("p", &labelled), &snapshot, &mut StdRng::seed_from_u64(1)), Ok("b".into()));
+    assert_eq!(
+        decide(&pod("p", &labelled), &plain(&snapshot), &mut StdRng::seed_from_u64(1)),
+        Ok("b".into())
+    );
 }
 
 proptest! {
@@ -252,7 +261,7 @@ proptest! {
         let nodes: Vec<Node> = ["a", "b", "c", "d"].iter().map(|name| node(name, &json!({}))).collect();
         let snapshot = Snapshot::new(nodes.iter(), std::iter::empty(), Vec::new());
         let p = pod("p", &json!({}));
-        let first = decide(&p, &snapshot, &mut StdRng::seed_from_u64(seed));
-        prop_assert_eq!(&first, &decide(&p, &snapshot, &mut StdRng::seed_from_u64(seed)));
+        let first = decide(&p, &plain(&snapshot), &mut StdRng::seed_from_u64(seed));
+        prop_assert_eq!(&first, &decide(&p, &plain(&snapshot), &mut StdRng::seed_from_u64(seed)));
     }
 }

@@ -23,7 +23,7 @@ const TAIL: &str = "
 ## What is not there
 
 Descriptions of fields in OpenAPI, conversion webhooks of custom kinds, admission webhooks and mutating policies, API priority and fairness objects,
-`ephemeralcontainers`, `resize`, `proxy`, preemption, the group metrics.k8s.io. Answers are JSON
+`ephemeralcontainers`, `resize`, `proxy`, the group metrics.k8s.io. Answers are JSON
 or YAML; protobuf is read, not written. Leases are kept in memory, and empty after a new leader is chosen.
 
 ## Who is let in
