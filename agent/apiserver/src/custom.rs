@@ -109,6 +109,22 @@ impl Engine {
         all
     }
 
+    /// The other kinds whose objects are those of this one: its other versions.
+    pub fn equivalents(&self, kind: &Descriptor) -> Vec<Arc<Descriptor>> {
+        let mut all = match kind.custom() {
+            Some(_) => self
+                .definition(&kind.group, &kind.plural)
+                .map(|record| self.kinds.of(&record).to_vec())
+                .unwrap_or_default(),
+            None => {
+                let all = resources::all().iter().filter(|own| own.plural == kind.plural);
+                all.filter(|own| own.kept_in() == kind.kept_in()).cloned().collect()
+            }
+        };
+        all.retain(|own| own.group != kind.group || own.version != kind.version);
+        all
+    }
+
     /// Refuses to make objects of a kind that ends. Gives the condition under which the kind is still as it was read.
     pub fn admit_kind(&self, kind: &Descriptor) -> Result<Option<Write>> {
         let Some(version) = kind.custom() else { return Ok(None) };

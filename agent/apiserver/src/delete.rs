@@ -10,6 +10,7 @@ use crate::query::Query;
 use crate::read::Selection;
 use crate::respond::Format;
 use crate::status::{self, Result, Status};
+use crate::webhook::{Deadline, Rounds};
 use crate::write::{Told, is_gone};
 use resources::{Descriptor, Subresource};
 use serde_json::{Value, json};
@@ -40,6 +41,8 @@ pub(crate) struct Options {
     pub by: User,
     /// What policies warn of.
     pub told: Told,
+    /// When all who have a say must have said it.
+    pub until: Deadline,
 }
 
 impl Options {
@@ -79,6 +82,7 @@ impl Options {
             dry_run,
             by: user.clone(),
             told: Told::default(),
+            until: Deadline::default(),
         })
     }
 
@@ -145,7 +149,7 @@ impl Engine {
             let record = self.record(kind, target.namespace.as_deref(), name)?;
             let object = load(kind, &record)?;
             options.check(kind, &object)?;
-            options.told.add(self.ask_policies(&Request {
+            let request = Request {
                 operation: "DELETE",
                 kind,
                 subresource: "",
@@ -154,8 +158,14 @@ impl Engine {
                 object: None,
                 old: Some(&object),
                 by: &options.by,
+                manager: "",
                 dry_run: options.dry_run,
-            })?);
+                shown: None,
+                until: options.until,
+            };
+            self.mutate(&request, &mut Rounds::default(), &options.told).await?;
+            options.told.add(self.ask_policies(&request)?);
+            self.ask_webhooks(&request, &options.told).await?;
             if kind.plural == "namespaces" && ["default", "kube-system", "kube-public"].contains(&name) {
                 return Err(Status::forbidden("", &kind.plural, name, "this namespace may not be deleted"));
             }

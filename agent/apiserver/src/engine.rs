@@ -8,6 +8,7 @@ use crate::kubelet::Kubelets;
 use crate::metrics::Metrics;
 use crate::object::text;
 use crate::openapi::Documents;
+use crate::outside::Trust;
 use crate::rbac;
 use crate::static_tokens::StaticTokens;
 use crate::status::Status;
@@ -83,6 +84,8 @@ pub(crate) struct Engine {
     /// What every cluster has is there.
     pub bootstrapped: AtomicBool,
     pub metrics: Metrics,
+    /// Whom outside it believes.
+    pub trust: Trust,
 }
 
 impl Engine {

@@ -1,6 +1,5 @@
 //! Eviction: a delete that asks first whether a disruption budget allows it.
 
-use crate::auth::User;
 use crate::delete;
 use crate::engine::Engine;
 use crate::object::{self, field, list, text};
@@ -47,8 +46,7 @@ impl Engine {
             subresource: None,
         };
         let make = |old: &Value| charged(old, pod);
-        // No policy has a say in the keeping of the count.
-        let options = Options { by: User::default(), dry_run, ..Options::own().on("status") };
+        let options = Options { dry_run, ..Options::own().on("status") };
         self.change(&target, object::name(budget), Part::Status, &options, make).await.map(drop)
     }
 }

@@ -2,16 +2,19 @@
 //! or the connection it is upgraded to, back.
 
 use crate::audit::Trail;
+use crate::auth::User;
 use crate::engine::Engine;
 use crate::object::{list, name, text};
 use crate::path::Target;
 use crate::query::Query;
 use crate::status::{Result, Status};
+use crate::subresource::Sent;
+use crate::write::Told;
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
 use resources::Subresource;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
@@ -39,6 +42,7 @@ impl Engine {
     /// Carries a request about a pod to its kubelet.
     pub async fn to_kubelet(
         &self,
+        user: &User,
         target: &Target,
         pod_name: &str,
         sub: Subresource,
@@ -47,6 +51,18 @@ impl Engine {
     ) -> Result<Response<Body>> {
         let pod = self.get(target, pod_name)?;
         let path = kubelet_path(&pod, sub, query, request.uri())?;
+        if let Some((kind, options)) = connect_options(sub, query) {
+            let sent = Sent {
+                by: user,
+                target,
+                name: pod_name,
+                subresource: sub.name(),
+                operation: "CONNECT",
+                kind: ["", "v1", kind],
+                dry_run: false,
+            };
+            self.admit_sent(&sent, options, &Told::default()).await?;
+        }
         let host = text(&pod, "/spec/nodeName");
         if host.is_empty() {
             return Err(Status::bad_request(format!("pod {pod_name} does not have a host assigned")));
@@ -144,6 +160,34 @@ fn kubelet_path(pod: &Value, sub: Subresource, query: &Query, uri: &Uri) -> Resu
     format!("/{verb}/{namespace}/{pod_name}{container}{query}").parse().map_err(Status::internal)
 }
 
+/// How somebody wants to be connected to a pod, as those see it who have a say in that.
+fn connect_options(sub: Subresource, query: &Query) -> Option<(&'static str, Value)> {
+    let kind = match sub {
+        Subresource::Exec => "PodExecOptions",
+        Subresource::Attach => "PodAttachOptions",
+        Subresource::PortForward => "PodPortForwardOptions",
+        _ => return None,
+    };
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    if sub == Subresource::PortForward {
+        let ports: Vec<u16> = query.all("ports").filter_map(|port| port.parse().ok()).collect();
+        options["ports"] = json!(ports);
+        return Some((kind, options));
+    }
+    for stream in ["stdin", "stdout", "stderr", "tty"] {
+        if query.flag(stream) {
+            options[stream] = true.into();
+        }
+    }
+    if let Some(container) = query.get("container") {
+        options["container"] = container.into();
+    }
+    if sub == Subresource::Exec {
+        options["command"] = query.all("command").collect();
+    }
+    Some((kind, options))
+}
+
 /// The container meant: the one named, the only one, or the one the pod says is its main one.
 fn container(pod: &Value, asked: Option<&str>) -> Result<String> {
     let of = |pointer: &str| list(pod, pointer).iter().map(name_of).map(str::to_owned).collect::<Vec<_>>();
@@ -178,7 +222,6 @@ fn name_of(container: &Value) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
     use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
     /// A client and a server, and what carries between them.

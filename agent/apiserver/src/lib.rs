@@ -29,6 +29,7 @@ mod managed;
 mod metrics;
 mod object;
 mod openapi;
+mod outside;
 mod patch;
 mod path;
 mod policy;
@@ -44,6 +45,7 @@ mod static_tokens;
 mod status;
 mod subresource;
 mod watch;
+mod webhook;
 mod write;
 
 pub use admission::ADMISSION;
@@ -103,6 +105,7 @@ impl Api {
             signer: OnceLock::new(),
             bootstrapped: AtomicBool::new(false),
             metrics: Metrics::default(),
+            trust: outside::Trust::default(),
         }))
     }
 

@@ -4,18 +4,20 @@ use crate::auth::User;
 use crate::engine::Engine;
 use crate::object::{self, list, name, text};
 use crate::status::{Result, Status};
+use crate::webhook::Deadline;
 use resources::Descriptor;
 use resources::cel::{Budget, Cel, Error, Program};
 use resources::labels::Selector;
 use serde_json::{Value, json};
 
-const GROUP: &str = "admissionregistration.k8s.io";
+pub(crate) const GROUP: &str = "admissionregistration.k8s.io";
 /// Parameters that one binding may lead to.
 const MAX_PARAMS: usize = 100;
 
 /// A write that others may have a say in.
+#[derive(Clone, Copy)]
 pub(crate) struct Request<'a> {
-    /// `CREATE`, `UPDATE`, `DELETE`.
+    /// `CREATE`, `UPDATE`, `DELETE`, `CONNECT`.
     pub operation: &'static str,
     pub kind: &'a Descriptor,
     /// `status`, or nothing.
@@ -25,7 +27,12 @@ pub(crate) struct Request<'a> {
     pub object: Option<&'a Value>,
     pub old: Option<&'a Value>,
     pub by: &'a User,
+    /// By which name the fields that are written are managed.
+    pub manager: &'a str,
     pub dry_run: bool,
+    /// Group, version and kind of what `object` is, if it is not of `kind`: a Scale, a Binding.
+    pub shown: Option<[&'static str; 3]>,
+    pub until: Deadline,
 }
 
 impl Request<'_> {
@@ -38,18 +45,42 @@ impl Request<'_> {
 
     /// As an AdmissionRequest tells it.
     fn told(&self) -> Value {
-        let kind = json!({"group": self.kind.group, "version": self.kind.version, "kind": self.kind.kind});
-        let resource =
-            json!({"group": self.kind.group, "version": self.kind.version, "resource": self.kind.plural});
+        self.told_as(self.kind)
+    }
+
+    /// The same, when another kind was asked for, of which this one is another version.
+    pub fn told_as(&self, asked: &Descriptor) -> Value {
+        let kind = |kind: &Descriptor| match self.shown {
+            Some([group, version, kind]) => json!({"group": group, "version": version, "kind": kind}),
+            None => json!({"group": kind.group, "version": kind.version, "kind": kind.kind}),
+        };
+        let resource = |kind: &Descriptor| json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
         let sub = self.subresource;
         json!({
-            "kind": kind, "resource": resource, "subResource": sub, "requestKind": kind,
-            "requestResource": resource, "requestSubResource": sub, "name": self.name,
-            "namespace": self.namespace.unwrap_or_default(), "operation": self.operation,
+            "kind": kind(self.kind), "resource": resource(self.kind), "subResource": sub,
+            "requestKind": kind(asked), "requestResource": resource(asked), "requestSubResource": sub,
+            "name": self.name, "namespace": self.namespace.unwrap_or_default(), "operation": self.operation,
             "userInfo": {"username": self.by.name, "uid": self.by.uid.as_deref().unwrap_or_default(),
-                "groups": self.by.groups, "extra": {}},
-            "dryRun": self.dry_run, "options": {},
+                "groups": self.by.groups, "extra": self.by.extra},
+            "dryRun": self.dry_run, "options": self.options(),
         })
+    }
+
+    fn options(&self) -> Value {
+        let kind = match self.operation {
+            "CREATE" => "CreateOptions",
+            "UPDATE" => "UpdateOptions",
+            "DELETE" => "DeleteOptions",
+            _ => return Value::Null,
+        };
+        let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        if self.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        if !self.manager.is_empty() {
+            options["fieldManager"] = self.manager.into();
+        }
+        options
     }
 
     /// Whether one of these rules is about this request.
@@ -102,7 +133,7 @@ fn is_resource(rule: &str, resource: &str) -> bool {
 }
 
 /// What the server itself and these kinds do, nobody has a say in.
-fn is_exempt(request: &Request<'_>) -> bool {
+pub(crate) fn is_exempt(request: &Request<'_>) -> bool {
     request.by.name.is_empty() || request.kind.group == GROUP
 }
 
@@ -337,6 +368,18 @@ fn run<'v>(
 ) -> std::result::Result<Cel<'v>, String> {
     let program = program.as_ref().map_err(Clone::clone)?;
     program.run(names, budget).map_err(|error: Error| error.to_string())
+}
+
+/// Whether a match condition holds; what has no value is told.
+pub(crate) fn condition_holds<'v>(
+    expression: &str,
+    names: &[(&'v str, Cel<'v>)],
+    budget: &mut Budget,
+) -> std::result::Result<bool, String> {
+    let known: Vec<_> = ["object", "oldObject", "request", "authorizer"].map(|name| (name, None)).to_vec();
+    let program = Program::compile(expression, &known)?;
+    let value = program.run(names, budget).map_err(|error| error.to_string())?;
+    Ok(matches!(value, Cel::Bool(true)))
 }
 
 #[cfg(test)]

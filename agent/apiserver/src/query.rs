@@ -25,6 +25,11 @@ impl Query {
         self.0.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())
     }
 
+    /// Every value of a parameter.
+    pub fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
     /// Whether a flag is set: present, and neither `false` nor `0`.
     pub fn flag(&self, name: &str) -> bool {
         self.0.iter().any(|(key, value)| key == name && value != "false" && value != "0")

@@ -16,7 +16,8 @@ use crate::query::Query;
 use crate::read::Selection;
 use crate::respond::{self, Format};
 use crate::status::{self, Result, Status};
-use crate::write::{Options, Part, check_identity};
+use crate::subresource::Sent;
+use crate::write::{Options, Part, Told, check_identity};
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -256,10 +257,20 @@ impl Engine {
             sub,
             Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward
         ) {
-            return self.to_kubelet(target, name, sub, query, request).await;
+            return self.to_kubelet(user, target, name, sub, query, request).await;
         }
         let format = Format::negotiate(request.headers(), query)?;
-        match (sub, method) {
+        let told = Told::default();
+        let sent = |kind| Sent {
+            by: user,
+            target,
+            name,
+            subresource: sub.name(),
+            operation: "CREATE",
+            kind,
+            dry_run: query.dry_run().unwrap_or_default(),
+        };
+        let answer = match (sub, method) {
             (Subresource::Status | Subresource::Approval, Method::GET) => {
                 Ok(format.answer(StatusCode::OK, &format.object(&target.kind, self.get(target, name)?, true)))
             }
@@ -294,11 +305,15 @@ impl Engine {
             }
             (Subresource::Binding, Method::POST) => {
                 let (binding, _) = self.body(request).await?;
+                let sent = sent(["", "v1", "Binding"]);
+                let binding = self.admit_sent(&sent, binding, &told).await?;
                 self.bind(target, name, &binding, query.dry_run()?).await?;
                 Ok(format.answer(StatusCode::CREATED, &status::success(&target.kind, name, "")))
             }
             (Subresource::Eviction, Method::POST) => {
                 let (eviction, _) = self.body(request).await?;
+                let sent = sent(["policy", "v1", "Eviction"]);
+                let eviction = self.admit_sent(&sent, eviction, &told).await?;
                 let options = delete::Options::read(user, &eviction["deleteOptions"], query)?;
                 self.evict(target, name, &options).await?;
                 Ok(format.answer(
@@ -308,6 +323,8 @@ impl Engine {
             }
             (Subresource::Token, Method::POST) => {
                 let (asked, _) = self.body(request).await?;
+                let sent = sent(["authentication.k8s.io", "v1", "TokenRequest"]);
+                let asked = self.admit_sent(&sent, asked, &told).await?;
                 let made = self.token(user, target, name, asked)?;
                 Ok(format.answer(StatusCode::CREATED, &made))
             }
@@ -318,7 +335,8 @@ impl Engine {
                 Ok(format.answer(StatusCode::OK, &left))
             }
             _ => Err(Status::method_not_allowed()),
-        }
+        };
+        Ok(warn(answer?, &told.take()))
     }
 
     /// update and patch, of an object or its status.

@@ -4,12 +4,13 @@ use http::StatusCode;
 use resources::apply::Conflict;
 use resources::{Cause, Descriptor};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 /// A request's failure, in the form it is answered with.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Status {
     pub code: StatusCode,
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     pub message: String,
     pub details: Option<Value>,
     pub retry_after: Option<u32>,
@@ -20,7 +21,7 @@ pub(crate) type Result<T> = std::result::Result<T, Status>;
 
 impl Status {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None, retry_after: None }
+        Self { code, reason: reason.into(), message: message.into(), details: None, retry_after: None }
     }
 
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
@@ -62,13 +63,24 @@ impl Status {
     /// Somebody who has a say in writes says no. `reason`: why, of those that a policy may give.
     pub fn refused(group: &str, plural: &str, name: &str, why: &str, reason: &str) -> Self {
         let mut status = Self::forbidden(group, plural, name, why).causes(json!([{"message": why}]));
-        (status.code, status.reason) = match reason {
+        let (code, reason) = match reason {
             "Forbidden" => (StatusCode::FORBIDDEN, "Forbidden"),
             "Unauthorized" => (StatusCode::UNAUTHORIZED, "Unauthorized"),
             "RequestEntityTooLarge" => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
             _ => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
         };
+        (status.code, status.reason) = (code, reason.into());
         status
+    }
+
+    /// What somebody outside said.
+    pub fn told(code: StatusCode, reason: &str, message: String, details: Option<Value>) -> Self {
+        Self { code, reason: reason.to_owned().into(), message, details, retry_after: None }
+    }
+
+    /// It took too long; whether anything came of it is not known.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
     }
 
     /// Adds the cause by which clients know that the namespace is going away.
@@ -227,7 +239,7 @@ impl Status {
             "message": self.message, "code": self.code.as_u16(),
         });
         if !self.reason.is_empty() {
-            status["reason"] = self.reason.into();
+            status["reason"] = self.reason.as_ref().into();
         }
         if let Some(details) = &self.details {
             status["details"] = details.clone();

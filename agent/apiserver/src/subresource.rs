@@ -1,10 +1,13 @@
 //! scale, binding, eviction, finalize: other ways to look at an object, or to change it.
 
+use crate::auth::User;
 use crate::engine::Engine;
 use crate::object::{self, load, text};
 use crate::path::Target;
+use crate::policy::Request;
 use crate::status::{Result, Status};
-use crate::write::{Options, Part};
+use crate::webhook::{Deadline, Rounds};
+use crate::write::{Options, Part, Told};
 use resources::Descriptor;
 use resources::labels::Selector;
 use serde_json::{Value, json};
@@ -13,7 +16,43 @@ use store::{CommitError, Expect, Txn, Write};
 /// How often a binding is tried again when somebody else writes the pod meanwhile.
 const ATTEMPTS: usize = 64;
 
+/// What somebody sends to a subresource, or asks of it.
+pub(crate) struct Sent<'a> {
+    pub by: &'a User,
+    pub target: &'a Target,
+    pub name: &'a str,
+    pub subresource: &'a str,
+    /// `CREATE`, `CONNECT`.
+    pub operation: &'static str,
+    /// Its group, version and kind.
+    pub kind: [&'static str; 3],
+    pub dry_run: bool,
+}
+
 impl Engine {
+    /// Asks those who have a say in it about what is sent to a subresource. Gives what they made of it.
+    pub async fn admit_sent(&self, sent: &Sent<'_>, object: Value, told: &Told) -> Result<Value> {
+        let request = Request {
+            operation: sent.operation,
+            kind: &sent.target.kind,
+            subresource: sent.subresource,
+            namespace: sent.target.namespace.as_deref(),
+            name: sent.name,
+            object: Some(&object),
+            old: None,
+            by: sent.by,
+            manager: "",
+            dry_run: sent.dry_run,
+            shown: Some(sent.kind),
+            until: Deadline::default(),
+        };
+        let changed = self.mutate(&request, &mut Rounds::default(), told).await?;
+        let request = Request { object: changed.as_ref().or(Some(&object)), ..request };
+        told.add(self.ask_policies(&request)?);
+        self.ask_webhooks(&request, told).await?;
+        Ok(changed.unwrap_or(object))
+    }
+
     /// An object as autoscaling/v1 Scale.
     pub fn scale(&self, target: &Target, name: &str) -> Result<Value> {
         Ok(as_scale(&target.kind, &self.get(target, name)?))
@@ -121,7 +160,7 @@ fn scheduled(pod: &mut Value) {
 }
 
 /// Puts a value where a pointer leads, through objects that are made if they are not there.
-fn put(object: &mut Value, pointer: &str, value: Value) {
+pub(crate) fn put(object: &mut Value, pointer: &str, value: Value) {
     let mut at = object;
     for name in pointer.split('/').skip(1) {
         let name = name.replace("~1", "/").replace("~0", "~");
@@ -130,7 +169,8 @@ fn put(object: &mut Value, pointer: &str, value: Value) {
     *at = value;
 }
 
-fn as_scale(kind: &Descriptor, object: &Value) -> Value {
+/// An object as autoscaling/v1 Scale.
+pub(crate) fn as_scale(kind: &Descriptor, object: &Value) -> Value {
     let meta = &object["metadata"];
     let paths = kind.scale();
     let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);

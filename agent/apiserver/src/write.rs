@@ -11,14 +11,20 @@ use crate::path::Target;
 use crate::policy::Request;
 use crate::query::Query;
 use crate::status::{Result, Status};
+use crate::subresource;
+use crate::webhook::{Deadline, Rounds};
 use http::HeaderMap;
 use resources::{Cause, Descriptor, Subresource};
 use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use store::{CommitError, Expect, Revision, Txn, Write};
 
 /// How often a write is tried again when somebody else was faster.
 const ATTEMPTS: usize = 64;
+/// What is shown of an object whose scale is written.
+const SCALE: [&str; 3] = ["autoscaling", "v1", "Scale"];
 /// How often another generated name is tried.
 const NAMES: usize = 8;
 
@@ -52,7 +58,14 @@ pub(crate) struct Options {
     pub warnings: Vec<String>,
     /// What policies warn of, told as well.
     pub told: Told,
+    /// When all who have a say must have said it.
+    pub until: Deadline,
+    /// The server itself writes: nobody else has a say, or a webhook that is down could keep it from starting.
+    pub own: bool,
 }
+
+/// Whose writes nobody has a say in.
+static NOBODY: User = User { name: String::new(), groups: Vec::new(), uid: None, extra: BTreeMap::new() };
 
 /// Warnings that turn up on the way.
 #[derive(Clone, Debug, Default)]
@@ -99,7 +112,7 @@ impl Options {
 
     /// Of what the server does by itself.
     pub fn own() -> Self {
-        Self { by: User::admin(), manager: "kube-apiserver".to_owned(), ..Self::default() }
+        Self { by: User::admin(), manager: "kube-apiserver".to_owned(), own: true, ..Self::default() }
     }
 
     /// The same, on a subresource.
@@ -117,8 +130,20 @@ impl Options {
             name,
             object: None,
             old: None,
-            by: &self.by,
+            by: if self.own { &NOBODY } else { &self.by },
+            manager: &self.manager,
             dry_run: self.dry_run,
+            shown: (self.subresource == "scale").then_some(SCALE),
+            until: self.until,
+        }
+    }
+
+    /// An object as those see it who are asked: of a write to its scale, the Scale.
+    fn seen<'v>(&self, kind: &Descriptor, object: &'v Value) -> Cow<'v, Value> {
+        if self.subresource == "scale" {
+            Cow::Owned(subresource::as_scale(kind, object))
+        } else {
+            Cow::Borrowed(object)
         }
     }
 
@@ -233,7 +258,16 @@ impl Engine {
                 Some(fields) => managed::keep(&mut new, fields.clone()),
                 None => managed::track_new(kind, &mut new, options),
             }
-            let beside = admission::fill(self, &options.by, kind, &mut new)?;
+            let mut beside = admission::fill(self, &options.by, kind, &mut new)?;
+            let mut rounds = Rounds::default();
+            loop {
+                let name = object::name(&new);
+                let request =
+                    Request { operation: "CREATE", object: Some(&new), ..options.request(target, name) };
+                let Some(next) = self.mutate(&request, &mut rounds, &options.told).await? else { break };
+                new = renewed(target, &new, next)?;
+                beside = admission::fill(self, &options.by, kind, &mut new)?;
+            }
             self.settle_definition(kind, &mut new);
             let mut writes = allocate::plan(self, kind, None, &mut new)?;
             writes.extend(beside);
@@ -243,12 +277,10 @@ impl Engine {
                 return Err(Status::invalid(kind, &name, &causes));
             }
             admission::check(self, kind, &new)?;
-            options.told.add(self.ask_policies(&Request {
-                operation: "CREATE",
-                object: Some(&new),
-                old: None,
-                ..options.request(target, &name)
-            })?);
+            let request =
+                Request { operation: "CREATE", object: Some(&new), ..options.request(target, &name) };
+            options.told.add(self.ask_policies(&request)?);
+            self.ask_webhooks(&request, &options.told).await?;
             options.told.add(admission::warnings(self, kind, &new));
             writes.extend(admission::charge(self, kind, &new)?);
             let key = object::key(kind, target.namespace.as_deref(), &name);
@@ -323,6 +355,9 @@ impl Engine {
             if !options.applies {
                 managed::track(kind, &old, &mut new, options);
             }
+            if part != Part::Whole {
+                self.change_on(target, name, part, options, &old, &mut new).await?;
+            }
             self.settle_definition(kind, &mut new);
             let mut writes = allocate::plan(self, kind, Some(&old), &mut new)?;
             let causes = kind.validate(&new, Some(&old));
@@ -330,12 +365,11 @@ impl Engine {
                 return Err(Status::invalid(kind, name, &causes));
             }
             if part != Part::Whole {
-                options.told.add(self.ask_policies(&Request {
-                    operation: "UPDATE",
-                    object: Some(&new),
-                    old: Some(&old),
-                    ..options.request(target, name)
-                })?);
+                let (old, new) = (options.seen(kind, &old), options.seen(kind, &new));
+                let request = options.request(target, name);
+                let request = Request { operation: "UPDATE", object: Some(&new), old: Some(&old), ..request };
+                options.told.add(self.ask_policies(&request)?);
+                self.ask_webhooks(&request, &options.told).await?;
             }
             if new == old && !is_gone(kind, &new) {
                 return Ok(new);
@@ -364,6 +398,40 @@ impl Engine {
             }
         }
         Err(Status::modified(kind, name))
+    }
+
+    /// Has the mutating webhooks change the next state of an object.
+    async fn change_on(
+        &self,
+        target: &Target,
+        name: &str,
+        part: Part,
+        options: &Options,
+        old: &Value,
+        new: &mut Value,
+    ) -> Result<()> {
+        let kind = &target.kind;
+        let shown = options.seen(kind, old);
+        let mut rounds = Rounds::default();
+        loop {
+            let request = options.request(target, name);
+            let seen = options.seen(kind, new);
+            let request = Request { operation: "UPDATE", object: Some(&seen), old: Some(&shown), ..request };
+            let Some(mut next) = self.mutate(&request, &mut rounds, &options.told).await? else {
+                return Ok(());
+            };
+            if request.shown.is_some() {
+                let replicas = next["spec"]["replicas"].take();
+                subresource::put(new, &kind.scale().wanted, replicas);
+                continue;
+            }
+            check_identity(target, &mut next)?;
+            object::meta(&mut next).remove("managedFields");
+            let managed = object::meta(new).remove("managedFields");
+            settle(kind, part, old, &mut next)?;
+            managed.into_iter().for_each(|fields| managed::keep(&mut next, fields));
+            *new = next;
+        }
     }
 
     /// Removes an object that was read at this revision.
@@ -401,6 +469,23 @@ fn prepare_new(kind: &Descriptor, object: &mut Value) -> Result<()> {
         meta.insert("generation".into(), 1.into());
     }
     Ok(())
+}
+
+/// A new object as others changed it: what the server says of it stays as it was.
+fn renewed(target: &Target, before: &Value, mut next: Value) -> Result<Value> {
+    let kind = &target.kind;
+    check_identity(target, &mut next)?;
+    if kind.has(Subresource::Status) && kind.kind != "Node" {
+        object::as_map(&mut next).remove("status");
+    }
+    let (from, to) = (&before["metadata"], meta(&mut next));
+    to.remove("deletionTimestamp");
+    to.remove("resourceVersion");
+    for field in ["uid", "creationTimestamp", "generation", "managedFields"] {
+        copy(from.get(field), to, field);
+    }
+    kind.defaults(&mut next);
+    Ok(next)
 }
 
 /// Makes a next state out of what was sent and what there is: only `part` changes, and the server's own fields stay.

@@ -36,6 +36,7 @@ mod service_account;
 mod service_validate;
 mod stateful_set;
 mod storage_class;
+mod webhook;
 mod workload;
 
 use crate::{Builtin, Descriptor};
@@ -85,6 +86,8 @@ static ALL: &[Builtin] = &[
     custom::CUSTOM_RESOURCE_DEFINITION,
     admission::VALIDATING_ADMISSION_POLICY,
     admission::VALIDATING_ADMISSION_POLICY_BINDING,
+    webhook::MUTATING_WEBHOOK_CONFIGURATION,
+    webhook::VALIDATING_WEBHOOK_CONFIGURATION,
 ];
 
 /// Every built-in kind.

@@ -18,6 +18,7 @@ mod policies;
 mod services;
 mod tokens;
 mod watches;
+mod webhooks;
 
 use apiserver::{Api, Config, Kubelets, Stream, User};
 use axum::body::Body;

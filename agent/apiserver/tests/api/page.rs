@@ -22,7 +22,7 @@ const TAIL: &str = "
 
 ## What is not there
 
-Descriptions of fields in OpenAPI, conversion webhooks of custom kinds, admission webhooks and mutating policies, API priority and fairness objects,
+Descriptions of fields in OpenAPI, conversion webhooks of custom kinds, mutating policies, API priority and fairness objects,
 `ephemeralcontainers`, `resize`, `proxy`, the group metrics.k8s.io. Answers are JSON
 or YAML; protobuf is read, not written. Leases are kept in memory, and empty after a new leader is chosen.
 
@@ -37,6 +37,15 @@ they are refused as soon as the account or what they are bound to is gone. `/ope
 `/.well-known/openid-configuration` tell others how to check them; TokenReview does it for them. Every namespace has the
 account `default` and the ConfigMap `kube-root-ca.crt`, and every pod finds both, its token renewed in time, in
 `/var/run/secrets/kubernetes.io/serviceaccount`.
+
+## Who has a say in writes
+
+ValidatingAdmissionPolicies and admission webhooks, for all operations on all kinds, subresources and connections to pods,
+but for their own kinds and what the server itself does. Mutating webhooks are asked one after another, before an object is
+checked, and once more if they want that (`reinvocationPolicy`) and others changed it since; validating ones at the same
+time, after the policies. A webhook's `service` is reached at its ready endpoints, so it has to run in pods that the leader
+has a route to. `caBundle` may hold the server's own certificate; without one the host's authorities are believed. Audit
+annotations are dropped. A write waits for all of them for 34 seconds at most.
 
 ## What a namespace allows
 

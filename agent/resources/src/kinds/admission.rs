@@ -84,9 +84,14 @@ fn matched_defaults(matched: &mut crate::json::Fields) {
         default(matched, selector, json!({}));
     }
     for rules in ["resourceRules", "excludeResourceRules"] {
-        for rule in children(matched, rules) {
-            default(rule, "scope", "*");
-        }
+        scopes(matched, rules);
+    }
+}
+
+/// What rules do not say they are about is any scope.
+pub(super) fn scopes(fields: &mut crate::json::Fields, rules: &str) {
+    for rule in children(fields, rules) {
+        default(rule, "scope", "*");
     }
 }
 
@@ -94,12 +99,12 @@ fn matched_defaults(matched: &mut crate::json::Fields) {
 const VARIABLES: [&str; 7] =
     ["object", "oldObject", "request", "params", "namespaceObject", "variables", "authorizer"];
 
-fn expression(text: &str, field: String, causes: &mut Causes) {
+fn expression(text: &str, field: String, variables: &[&str], causes: &mut Causes) {
     if text.trim().is_empty() {
         causes.push(required(field, "expression is not specified"));
         return;
     }
-    let known: Vec<_> = VARIABLES.iter().map(|name| (*name, None)).collect();
+    let known: Vec<_> = variables.iter().map(|name| (*name, None)).collect();
     if let Err(why) = Program::compile(text, &known) {
         causes.push(invalid(field, text, &format!("compilation failed: {why}")));
     }
@@ -126,10 +131,10 @@ fn validate_policy(new: &Value, old: Option<&Value>) -> Causes {
     }
     for (i, validation) in validations.iter().enumerate() {
         let at = |field: &str| format!("spec.validations[{i}].{field}");
-        expression(text(validation, "/expression"), at("expression"), &mut causes);
+        expression(text(validation, "/expression"), at("expression"), &VARIABLES, &mut causes);
         let made = text(validation, "/messageExpression");
         if !made.is_empty() {
-            expression(made, at("messageExpression"), &mut causes);
+            expression(made, at("messageExpression"), &VARIABLES, &mut causes);
         }
         const REASONS: [&str; 4] = ["Unauthorized", "Forbidden", "Invalid", "RequestEntityTooLarge"];
         let reason = text(validation, "/reason");
@@ -141,18 +146,19 @@ fn validate_policy(new: &Value, old: Option<&Value>) -> Causes {
         if text(variable, "/name").is_empty() {
             causes.push(required(format!("spec.variables[{i}].name"), "name is not specified"));
         }
-        expression(text(variable, "/expression"), format!("spec.variables[{i}].expression"), &mut causes);
+        let at = format!("spec.variables[{i}].expression");
+        expression(text(variable, "/expression"), at, &VARIABLES, &mut causes);
     }
     for (i, annotation) in annotations.iter().enumerate() {
         let at = format!("spec.auditAnnotations[{i}].valueExpression");
-        expression(text(annotation, "/valueExpression"), at, &mut causes);
+        expression(text(annotation, "/valueExpression"), at, &VARIABLES, &mut causes);
     }
-    conditions(new, "/spec/matchConditions", "spec.matchConditions", &mut causes);
+    conditions(new, "/spec/matchConditions", "spec.matchConditions", &VARIABLES, &mut causes);
     causes
 }
 
-/// `matchConditions`
-fn conditions(new: &Value, pointer: &str, field: &str, causes: &mut Causes) {
+/// `matchConditions`, which may use these variables.
+pub(super) fn conditions(new: &Value, pointer: &str, field: &str, variables: &[&str], causes: &mut Causes) {
     let all = items(new, pointer);
     if all.len() > MAX_CONDITIONS {
         let message = format!("Too many: {}: must have at most {MAX_CONDITIONS} items", all.len());
@@ -167,7 +173,8 @@ fn conditions(new: &Value, pointer: &str, field: &str, causes: &mut Causes) {
         } else {
             causes.extend(names::qualified_name(name).iter().map(|fault| invalid(&at, name, fault)));
         }
-        expression(text(condition, "/expression"), format!("{field}[{i}].expression"), causes);
+        let at = format!("{field}[{i}].expression");
+        expression(text(condition, "/expression"), at, variables, causes);
     }
 }
 

@@ -149,6 +149,12 @@ fn filled_objects_are_what_typed_clients_expect() {
             ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding") => {
                 same::<admission::ValidatingAdmissionPolicyBinding>(&object);
             }
+            ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration") => {
+                same::<admission::MutatingWebhookConfiguration>(&object);
+            }
+            ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration") => {
+                same::<admission::ValidatingWebhookConfiguration>(&object);
+            }
             ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => {
                 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
                 same::<apiextensions::CustomResourceDefinition>(&object);
