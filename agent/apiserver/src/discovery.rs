@@ -1,6 +1,7 @@
 //! What is served, told to clients: discovery in both its forms, and the version.
 
 use crate::engine::Config;
+use crate::proxy;
 use crate::review::REVIEWS;
 use resources::{Descriptor, Subresource};
 use serde_json::{Value, json};
@@ -148,6 +149,9 @@ fn response(kind: &Descriptor, sub: Subresource) -> (&str, &str, &str, &'static 
         Subresource::Exec => ("", "v1", "PodExecOptions", &["create", "get"]),
         Subresource::Attach => ("", "v1", "PodAttachOptions", &["create", "get"]),
         Subresource::PortForward => ("", "v1", "PodPortForwardOptions", &["create", "get"]),
+        Subresource::Proxy => {
+            ("", "v1", proxy::options(kind), &["create", "delete", "get", "patch", "update"])
+        }
     }
 }
 

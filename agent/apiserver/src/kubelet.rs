@@ -47,7 +47,7 @@ impl Engine {
         pod_name: &str,
         sub: Subresource,
         query: &Query,
-        mut request: Request<Body>,
+        request: Request<Body>,
     ) -> Result<Response<Body>> {
         let pod = self.get(target, pod_name)?;
         let path = kubelet_path(&pod, sub, query, request.uri())?;
@@ -73,29 +73,41 @@ impl Engine {
         let dial =
             |e: &dyn std::fmt::Display| Status::internal(format!("error dialing backend: node {host}: {e}"));
         let stream = self.kubelets.connect(&node).await.map_err(|e| dial(&e))?;
-        let client = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = client.map_err(|e| dial(&e))?;
-        tokio::spawn(connection.with_upgrades());
-        let trail = Trail::of(&request);
-        let upgrade = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
-        let outgoing = outgoing(request, path, host)?;
-        let mut answer = sender.send_request(outgoing).await.map_err(|e| dial(&e))?;
-        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let kubelet = hyper::upgrade::on(&mut answer);
-            let client = upgrade.ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
-            // The request goes on for as long as the connection does.
-            tokio::spawn(async move {
-                join(client, kubelet).await;
-                drop(trail);
-            });
-        }
-        Ok(answer.map(Body::new))
+        carry_on(stream, request, path, host, &dial).await
     }
 }
 
-async fn join(client: hyper::upgrade::OnUpgrade, kubelet: hyper::upgrade::OnUpgrade) {
-    if let (Ok(client), Ok(kubelet)) = tokio::join!(client, kubelet) {
-        relay(TokioIo::new(client), TokioIo::new(kubelet)).await;
+/// Sends a request over a connection of its own and carries the answer back, or both ways what the connection is upgraded
+/// to.
+pub(crate) async fn carry_on(
+    stream: Box<dyn Stream>,
+    mut request: Request<Body>,
+    path: Uri,
+    host: &str,
+    failed: &(dyn Fn(&dyn std::fmt::Display) -> Status + Sync),
+) -> Result<Response<Body>> {
+    let client = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = client.map_err(|e| failed(&e))?;
+    tokio::spawn(connection.with_upgrades());
+    let trail = Trail::of(&request);
+    let upgrade = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
+    let outgoing = outgoing(request, path, host)?;
+    let mut answer = sender.send_request(outgoing).await.map_err(|e| failed(&e))?;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let server = hyper::upgrade::on(&mut answer);
+        let client = upgrade.ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
+        // The request goes on for as long as the connection does.
+        tokio::spawn(async move {
+            join(client, server).await;
+            drop(trail);
+        });
+    }
+    Ok(answer.map(Body::new))
+}
+
+async fn join(client: hyper::upgrade::OnUpgrade, server: hyper::upgrade::OnUpgrade) {
+    if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
+        relay(TokioIo::new(client), TokioIo::new(server)).await;
     }
 }
 

@@ -33,6 +33,7 @@ mod outside;
 mod patch;
 mod path;
 mod policy;
+mod proxy;
 mod query;
 mod rbac;
 mod read;

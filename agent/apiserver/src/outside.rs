@@ -1,5 +1,5 @@
-//! Servers outside this process that the API asks: webhooks. How to find one, to trust it, and to ask it one question in
-//! bounded time and space.
+//! Servers outside this process: webhooks, and what is reached through the API. How to find one, to trust it, and to ask it
+//! one question in bounded time and space.
 
 mod service;
 mod trust;

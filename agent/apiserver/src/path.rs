@@ -57,6 +57,7 @@ pub(crate) type Find<'a> = &'a dyn Fn(&str, &str, &str) -> Option<Arc<Descriptor
 
 /// Reads a path.
 pub(crate) fn route(path: &str, find: Find<'_>) -> Route {
+    let path = proxied(path).map_or(path, |(own, _)| own);
     let Some(segments) = path.split('/').filter(|s| !s.is_empty()).map(decode).collect::<Option<Vec<_>>>()
     else {
         return Route::Unknown;
@@ -90,6 +91,18 @@ pub(crate) fn route(path: &str, find: Find<'_>) -> Route {
         ["apis", group, version, rest @ ..] => resource(find, group, version, rest),
         _ => Route::Unknown,
     }
+}
+
+/// The parts of a path to what a pod, a service or a node serves: its own, which ends in `/proxy`, and the server's, which
+/// is passed on as it is.
+pub(crate) fn proxied(path: &str) -> Option<(&str, &str)> {
+    let in_namespace = path.strip_prefix("/api/v1/namespaces/").and_then(|rest| {
+        let (_, rest) = rest.split_once('/')?;
+        rest.strip_prefix("pods/").or_else(|| rest.strip_prefix("services/"))
+    });
+    let (_, rest) = in_namespace.or_else(|| path.strip_prefix("/api/v1/nodes/"))?.split_once('/')?;
+    let below = rest.strip_prefix("proxy").filter(|below| below.is_empty() || below.starts_with('/'))?;
+    Some(path.split_at(path.len() - below.len()))
 }
 
 fn resource(find: Find<'_>, group: &str, version: &str, rest: &[&str]) -> Route {
@@ -151,4 +164,30 @@ fn decode(segment: &str) -> Option<String> {
     }
     let text = String::from_utf8(bytes).ok()?;
     (!text.contains(['/', '\0']) && text != "." && text != "..").then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_passed_on_as_it_is() {
+        for (path, own, below) in [
+            ("/api/v1/nodes/n/proxy", "/api/v1/nodes/n/proxy", ""),
+            ("/api/v1/nodes/n:10250/proxy/a//b%2F/", "/api/v1/nodes/n:10250/proxy", "/a//b%2F/"),
+            ("/api/v1/namespaces/x/pods/p/proxy/proxy", "/api/v1/namespaces/x/pods/p/proxy", "/proxy"),
+            ("/api/v1/namespaces/x/services/s/proxy/", "/api/v1/namespaces/x/services/s/proxy", "/"),
+        ] {
+            assert_eq!(proxied(path), Some((own, below)));
+        }
+        for path in [
+            "/api/v1/nodes/n/proxyx",
+            "/api/v1/namespaces/x/configmaps/c/proxy/a",
+            "/api/v1/namespaces/proxy/pods/p",
+            "/api/v1/pods/p/proxy",
+            "/apis/apps/v1/namespaces/x/pods/p/proxy",
+        ] {
+            assert_eq!(proxied(path), None, "{path}");
+        }
+    }
 }

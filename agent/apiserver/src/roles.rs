@@ -19,8 +19,9 @@ pub(crate) fn defaults() -> Vec<(&'static str, Value)> {
     let secret = json!({"apiGroups": [""], "resources": ["secrets"], "verbs": full});
     let into = ["pods/attach", "pods/exec", "pods/portforward", "pods/eviction"];
     let into = json!({"apiGroups": [""], "resources": into, "verbs": ["create", "get"]});
-    let edit =
-        [view.clone(), rules(|kind| is_open(kind) && is_users(kind), WRITE), vec![secret, into]].concat();
+    let served = json!({"apiGroups": [""], "resources": ["pods/proxy", "services/proxy"], "verbs": full});
+    let writes = rules(|kind| is_open(kind) && is_users(kind), WRITE);
+    let edit = [view.clone(), writes, vec![secret, into, served]].concat();
     let roles = json!({"apiGroups": [GROUP], "resources": ["roles", "rolebindings"], "verbs": full});
     let admin = [edit.clone(), vec![roles]].concat();
     let all = [
@@ -131,6 +132,7 @@ mod tests {
         assert!(
             may("edit", "create", "", "pods", "exec") && may("edit", "patch", "apps", "deployments", "scale")
         );
+        assert!(may("edit", "update", "", "services", "proxy") && !may("view", "get", "", "pods", "proxy"));
         assert!(may("edit", "get", "", "secrets", "") && !may("edit", "update", "", "pods", "status"));
         assert!(
             !may("edit", "create", GROUP, "roles", "") && !may("edit", "delete", "", "resourcequotas", "")

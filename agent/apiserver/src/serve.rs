@@ -259,6 +259,9 @@ impl Engine {
         ) {
             return self.to_kubelet(user, target, name, sub, query, request).await;
         }
+        if sub == Subresource::Proxy {
+            return self.proxy(user, target, name, request).await;
+        }
         let format = Format::negotiate(request.headers(), query)?;
         let told = Told::default();
         let sent = |kind| Sent {
@@ -426,6 +429,9 @@ fn verb(method: &Method, target: &Target, query: &Query) -> Result<&'static str>
         Method::POST if !name || sub.is_some() => "create",
         Method::PUT if name => "update",
         Method::PATCH if name => "patch",
+        // What a server behind it may be asked.
+        Method::DELETE if name && sub == Some("proxy") => "delete",
+        Method::OPTIONS if sub == Some("proxy") => "",
         Method::DELETE if sub.is_some() => return Err(Status::method_not_allowed()),
         Method::DELETE if name => "delete",
         Method::DELETE => "deletecollection",

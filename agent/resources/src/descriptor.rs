@@ -30,6 +30,8 @@ pub enum Subresource {
     Attach,
     /// `portforward`: pods, upgraded connection to the kubelet.
     PortForward,
+    /// `proxy`: pods, services and nodes, and any path below: what they serve over HTTP.
+    Proxy,
     /// `finalize`: namespaces.
     Finalize,
     /// `token`: service accounts.
@@ -50,6 +52,7 @@ impl Subresource {
             Self::Exec => "exec",
             Self::Attach => "attach",
             Self::PortForward => "portforward",
+            Self::Proxy => "proxy",
             Self::Finalize => "finalize",
             Self::Token => "token",
             Self::Approval => "approval",

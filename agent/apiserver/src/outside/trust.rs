@@ -1,4 +1,5 @@
-//! Whom a TLS client believes: those that a bundle vouches for, or those that the system knows.
+//! Whom a TLS client believes: those that a bundle vouches for, those that the system knows, or, where upstream does
+//! so too, anybody.
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -8,7 +9,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Bundles that are remembered.
 const MAX_KNOWN: usize = 64;
@@ -19,6 +20,7 @@ const MAX_CERTIFICATES: usize = 256;
 #[derive(Default)]
 pub(crate) struct Trust {
     known: Mutex<HashMap<Vec<u8>, Arc<ClientConfig>>>,
+    anybody: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Trust {
@@ -36,6 +38,11 @@ impl Trust {
         }
         map.insert(bundle.to_vec(), Arc::clone(&config));
         Ok(config)
+    }
+
+    /// Believes anybody: for pods and services that are reached through the API, whose certificates nobody can know.
+    pub fn anybody(&self) -> Arc<ClientConfig> {
+        Arc::clone(self.anybody.get_or_init(|| Arc::new(client(Arc::new(Anybody(provider()))))))
     }
 }
 
@@ -133,6 +140,47 @@ fn is_valid(certificate: &CertificateDer<'_>, now: UnixTime) -> bool {
         let validity = parsed.validity();
         (validity.not_before.timestamp()..=validity.not_after.timestamp()).contains(&now)
     })
+}
+
+/// Believes every certificate, but not that somebody else than its owner shows it.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use super::*;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::sync::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -115,22 +114,7 @@ async fn streams_are_upgraded_and_carried_both_ways() {
         (Method::POST, "SPDY/3.1", "portforward?ports=80", "portForward/default/web?ports=80"),
     ] {
         expected.push(format!("{method} /{passed}"));
-        let (ours, theirs) = tokio::io::duplex(4096);
-        let api = world.api.clone();
-        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-            let api = api.clone();
-            async move {
-                let mut request = request.map(Body::new);
-                request.extensions_mut().insert(User::admin());
-                Ok::<_, Infallible>(api.handle(request).await)
-            }
-        });
-        let served =
-            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(theirs), service);
-        tokio::spawn(served.with_upgrades());
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(ours)).await.unwrap();
-        tokio::spawn(connection.with_upgrades());
+        let mut sender = world.connection().await;
         let request = Request::builder()
             .method(method)
             .uri(format!("{PODS}/web/{asked}"))

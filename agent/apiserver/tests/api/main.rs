@@ -15,6 +15,7 @@ mod objects;
 mod openapi;
 mod page;
 mod policies;
+mod proxies;
 mod services;
 mod tokens;
 mod watches;
@@ -24,6 +25,7 @@ use apiserver::{Api, Config, Kubelets, Stream, User};
 use axum::body::Body;
 use http::{HeaderMap, Method, Request, header};
 use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use store::{Kv, Volatile};
@@ -70,6 +72,26 @@ impl World {
         let api = Api::new(config, durable, Arc::new(Volatile::new(4096)), led, kubelets);
         api.bootstrap().await.unwrap();
         Self { api, leading }
+    }
+
+    /// A client's connection, which may be upgraded.
+    async fn connection(&self) -> hyper::client::conn::http1::SendRequest<Body> {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let api = self.api.clone();
+        let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+            let api = api.clone();
+            async move {
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(User::admin());
+                Ok::<_, std::convert::Infallible>(api.handle(request).await)
+            }
+        });
+        let served =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(theirs), service);
+        tokio::spawn(served.with_upgrades());
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(ours)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        sender
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {

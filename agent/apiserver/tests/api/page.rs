@@ -23,7 +23,7 @@ const TAIL: &str = "
 ## What is not there
 
 Descriptions of fields in OpenAPI, conversion webhooks of custom kinds, mutating policies, API priority and fairness objects,
-`ephemeralcontainers`, `resize`, `proxy`, the group metrics.k8s.io. Answers are JSON
+`ephemeralcontainers`, `resize`, the group metrics.k8s.io. Answers are JSON
 or YAML; protobuf is read, not written. Leases are kept in memory, and empty after a new leader is chosen.
 
 ## Who is let in
@@ -53,6 +53,13 @@ Quotas are enforced by counting what is there at each create; two that would not
 security levels (`pod-security.kubernetes.io/enforce` and `/warn`) are `baseline` and `restricted` of the newest version.
 `pods/eviction` asks disruption budgets. The leader signs approved requests of the signers
 `kubernetes.io/kube-apiserver-client`, `kubernetes.io/kube-apiserver-client-kubelet` and `kubernetes.io/kubelet-serving`.
+
+## What pods, services and nodes serve
+
+`proxy` reaches it with any method, streaming and upgraded connections too: `.../pods/[https:]NAME[:PORT]/proxy/PATH`,
+services by the number or name of a port, at a ready endpoint, and nodes at the kubelet's port unless another is said. The
+leader opens the connection. As upstream does, it does not check certificates of pods and services, and does not reach
+loopback and link-local addresses. A `Location` is put below the path; links in HTML are not changed.
 
 ## The audit log
 

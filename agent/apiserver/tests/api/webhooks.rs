@@ -3,7 +3,6 @@
 use super::*;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::sync::Mutex;
@@ -13,7 +12,7 @@ const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 
 /// Whose certificate a server has.
 #[derive(Clone, Copy, PartialEq)]
-enum Certificate {
+pub(super) enum Certificate {
     /// One that an authority signed, which the bundle holds.
     Signed,
     /// Its own, which calls itself an authority: what `openssl req -x509` makes.
@@ -36,7 +35,7 @@ impl Server {
         certificate: Certificate,
         answer: impl Fn(&Value) -> Value + Send + Sync + 'static,
     ) -> Self {
-        let (config, bundle) = tls(certificate);
+        let (config, bundle) = tls(certificate, "127.0.0.1");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}/ask", listener.local_addr().unwrap());
         let client = json!({"url": url, "caBundle": STANDARD.encode(bundle)});
@@ -90,7 +89,7 @@ impl Server {
 }
 
 /// A server's settings, and the bundle its clients need.
-fn tls(certificate: Certificate) -> (rustls::ServerConfig, String) {
+pub(super) fn tls(certificate: Certificate, address: &str) -> (rustls::ServerConfig, String) {
     let authority = |name: &str| {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -98,14 +97,14 @@ fn tls(certificate: Certificate) -> (rustls::ServerConfig, String) {
     };
     let key = KeyPair::generate().unwrap();
     let (chain, bundle) = if certificate == Certificate::Own {
-        let own = authority("127.0.0.1").self_signed(&key).unwrap();
+        let own = authority(address).self_signed(&key).unwrap();
         (own.der().clone(), own.pem())
     } else {
         let ca_key = KeyPair::generate().unwrap();
         let ca = authority("ca").self_signed(&ca_key).unwrap();
         let issuer = Issuer::new(authority("ca"), ca_key);
         let signed =
-            CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+            CertificateParams::new(vec![address.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
         (signed.der().clone(), ca.pem())
     };
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));

@@ -16,7 +16,7 @@ pub const NODE: Builtin = Builtin {
     singular: "node",
     short_names: &["no"],
     namespaced: false,
-    subresources: &[Subresource::Status],
+    subresources: &[Subresource::Status, Subresource::Proxy],
     columns: &[
         NAME,
         string("Status", |node, _| status(node).into()),

@@ -25,6 +25,7 @@ pub const POD: Builtin = Builtin {
         Subresource::Exec,
         Subresource::Attach,
         Subresource::PortForward,
+        Subresource::Proxy,
     ],
     columns: COLUMNS,
     selectable: &[

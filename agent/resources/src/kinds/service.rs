@@ -14,7 +14,7 @@ pub const SERVICE: Builtin = Builtin {
     singular: "service",
     short_names: &["svc"],
     categories: &["all"],
-    subresources: &[Subresource::Status],
+    subresources: &[Subresource::Status, Subresource::Proxy],
     columns: &[
         NAME,
         string("Type", |service, _| text(service, "/spec/type").into()),
