@@ -90,7 +90,8 @@ impl Engine {
 
     /// The kind served at a path.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Descriptor>> {
-        if let Some(kind) = find(group, version, plural) {
+        let measured = || resources::measured().iter().find(|k| k.is(group, version, plural));
+        if let Some(kind) = find(group, version, plural).or_else(measured) {
             return Some(Arc::clone(kind));
         }
         // No definition's group is without a dot: what else is asked for need not be looked up.
@@ -100,7 +101,7 @@ impl Engine {
 
     /// Every kind that is served.
     pub fn catalog(&self) -> Vec<Arc<Descriptor>> {
-        let mut all = resources::all().to_vec();
+        let mut all = [resources::all(), resources::measured()].concat();
         if let Some(definitions) = find(GROUP, "v1", PLURAL) {
             let records = self.durable.list(&object::prefix(definitions, None), None, 0).records;
             self.kinds.retain(&records);

@@ -13,7 +13,6 @@ pub(crate) const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v
 /// And as clients before 1.30 ask for it.
 pub(crate) const AGGREGATED_V2BETA1: &str =
     "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
-const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// All kinds that are served.
 pub(crate) type Kinds<'a> = &'a [Arc<Descriptor>];
@@ -110,7 +109,7 @@ pub(crate) fn resource_list(all: Kinds<'_>, group: &str, version: &str) -> Optio
     let mut list = Vec::new();
     for kind in of(all, group, version) {
         list.push(json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
-            "kind": kind.kind, "verbs": VERBS, "shortNames": kind.short_names, "categories": kind.categories}));
+            "kind": kind.kind, "verbs": kind.verbs(), "shortNames": kind.short_names, "categories": kind.categories}));
         for sub in &kind.subresources {
             let (group, version, name, verbs) = response(kind, *sub);
             let mut entry = json!({"name": format!("{}/{}", kind.plural, sub.name()), "singularName": "",
@@ -145,6 +144,7 @@ fn response(kind: &Descriptor, sub: Subresource) -> (&str, &str, &str, &'static 
         Subresource::Binding => ("", "v1", "Binding", &["create"]),
         Subresource::Eviction => ("policy", "v1", "Eviction", &["create"]),
         Subresource::Token => ("authentication.k8s.io", "v1", "TokenRequest", &["create"]),
+        Subresource::EphemeralContainers => ("", "v1", "Pod", &["get", "patch", "update"]),
         Subresource::Log => ("", "v1", "Pod", &["get"]),
         Subresource::Exec => ("", "v1", "PodExecOptions", &["create", "get"]),
         Subresource::Attach => ("", "v1", "PodAttachOptions", &["create", "get"]),
@@ -190,7 +190,7 @@ fn aggregated_resources(all: Kinds<'_>, group: &str, version: &str) -> Vec<Value
                 })
                 .collect();
             json!({"resource": kind.plural, "responseKind": speaks((&kind.group, &kind.version, &kind.kind)),
-                "scope": scope(kind.namespaced), "singularResource": kind.singular, "verbs": VERBS,
+                "scope": scope(kind.namespaced), "singularResource": kind.singular, "verbs": kind.verbs(),
                 "shortNames": kind.short_names, "categories": kind.categories, "subresources": subs})
         })
         .collect();

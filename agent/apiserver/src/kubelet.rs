@@ -12,6 +12,7 @@ use crate::subresource::Sent;
 use crate::write::Told;
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use resources::Subresource;
 use serde_json::{Value, json};
@@ -31,6 +32,8 @@ pub trait Kubelets: Send + Sync + 'static {
 
 /// How long a client may take to hang up once the server has said all.
 const LINGER: Duration = Duration::from_secs(5);
+/// The longest answer to a question of the server's own.
+const ANSWER_BYTES: usize = 8 << 20;
 /// Bytes on their way in each direction.
 const PIECE_BYTES: usize = 16 << 10;
 
@@ -74,6 +77,19 @@ impl Engine {
             |e: &dyn std::fmt::Display| Status::internal(format!("error dialing backend: node {host}: {e}"));
         let stream = self.kubelets.connect(&node).await.map_err(|e| dial(&e))?;
         carry_on(stream, request, path, host, &dial).await
+    }
+
+    /// What a node's kubelet answers to a question of the server's own, as JSON.
+    pub async fn ask_kubelet(&self, node: &Value, path: &'static str) -> Result<Value> {
+        let failed = |e: &dyn std::fmt::Display| Status::internal(e);
+        let stream = self.kubelets.connect(node).await.map_err(|e| failed(&e))?;
+        let question = Request::new(Body::empty());
+        let answer = carry_on(stream, question, Uri::from_static(path), name(node), &failed).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(failed(&answer.status()));
+        }
+        let body = http_body_util::Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
+        serde_json::from_slice(&body.map_err(|e| failed(&e))?.to_bytes()).map_err(|e| failed(&e))
     }
 }
 

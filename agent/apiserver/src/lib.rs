@@ -26,6 +26,7 @@ mod impersonate;
 mod jwt;
 mod kubelet;
 mod managed;
+mod measure;
 mod metrics;
 mod object;
 mod openapi;

@@ -36,6 +36,7 @@ pub(crate) fn defaults() -> Vec<(&'static str, Value)> {
         ("clusterroles", gathering("admin", &admin)),
         ("clusterroles", gathering("edit", &edit)),
         ("clusterroles", gathering("view", &view)),
+        ("clusterroles", metrics_reader()),
         ("clusterrolebindings", masters),
         ("clusterroles", role(DISCOVERY, &[json!({"nonResourceURLs": OPENID, "verbs": ["get"]})])),
         ("clusterrolebindings", to_group(DISCOVERY, "system:serviceaccounts")),
@@ -63,6 +64,15 @@ fn delegated() -> Vec<Value> {
 fn to_group(role: &str, group: &str) -> Value {
     json!({"metadata": {"name": role}, "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role},
         "subjects": [{"apiGroup": GROUP, "kind": "Group", "name": group}]})
+}
+
+/// Who may see pods may also see what they use.
+fn metrics_reader() -> Value {
+    let rule = json!({"apiGroups": ["metrics.k8s.io"], "resources": ["pods", "nodes"], "verbs": READ});
+    let mut role = role("system:aggregated-metrics-reader", &[rule]);
+    let to = |name: &str| (format!("rbac.authorization.k8s.io/aggregate-to-{name}"), json!("true"));
+    role["metadata"]["labels"] = Value::Object(["view", "edit", "admin"].map(to).into_iter().collect());
+    role
 }
 
 fn role(name: &str, rules: &[Value]) -> Value {
@@ -142,5 +152,6 @@ mod tests {
                 && !may("admin", "delete", "", "namespaces", "")
         );
         assert!(may("cluster-admin", "delete", "", "nodes", ""));
+        assert!(may("system:aggregated-metrics-reader", "list", "metrics.k8s.io", "pods", ""));
     }
 }

@@ -200,6 +200,14 @@ impl Engine {
         let name = target.name.as_deref().unwrap_or_default();
         let kind = &target.kind;
         match verb {
+            verb if !kind.verbs().contains(&verb) => Err(Status::method_not_allowed()),
+            "get" if kind.measured => {
+                Ok(format
+                    .answer(StatusCode::OK, &format.object(kind, self.measured(target, name).await?, true)))
+            }
+            "list" if kind.measured => {
+                Ok(format.answer(StatusCode::OK, &self.measurements(target, query, &format).await?))
+            }
             "get" => Ok(format.answer(StatusCode::OK, &format.object(kind, self.get(target, name)?, true))),
             "list" => Ok(match self.list_unread(target, query, &format)? {
                 Some(bytes) => format.json(bytes),
@@ -274,7 +282,7 @@ impl Engine {
             dry_run: query.dry_run().unwrap_or_default(),
         };
         let answer = match (sub, method) {
-            (Subresource::Status | Subresource::Approval, Method::GET) => {
+            (Subresource::Status | Subresource::Approval | Subresource::EphemeralContainers, Method::GET) => {
                 Ok(format.answer(StatusCode::OK, &format.object(&target.kind, self.get(target, name)?, true)))
             }
             (Subresource::Status, Method::PUT | Method::PATCH) => {
@@ -288,6 +296,9 @@ impl Engine {
                     certificates::check_signer(user, "approve", &self.get(target, name)?, self)?;
                 }
                 self.alter(user, target, name, Part::Approval, query, request, &format).await
+            }
+            (Subresource::EphemeralContainers, Method::PUT | Method::PATCH) => {
+                self.alter(user, target, name, Part::Ephemeral, query, request, &format).await
             }
             (Subresource::Scale, Method::GET) => {
                 Ok(format.answer(StatusCode::OK, &self.scale(target, name)?))
@@ -358,6 +369,7 @@ impl Engine {
         options.subresource = match part {
             Part::Status => "status",
             Part::Approval => "approval",
+            Part::Ephemeral => "ephemeralcontainers",
             Part::Main | Part::Whole => "",
         };
         let mut code = StatusCode::OK;

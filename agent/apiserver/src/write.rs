@@ -37,6 +37,8 @@ pub(crate) enum Part {
     Status,
     /// The verdict on a request.
     Approval,
+    /// A pod's ephemeral containers.
+    Ephemeral,
     /// Everything: what the server itself does (bind, finalize, delete).
     Whole,
 }
@@ -360,9 +362,16 @@ impl Engine {
             }
             self.settle_definition(kind, &mut new);
             let mut writes = allocate::plan(self, kind, Some(&old), &mut new)?;
-            let causes = kind.validate(&new, Some(&old));
+            let causes = match part {
+                Part::Ephemeral => resources::validate_ephemeral(&new, &old),
+                _ => kind.validate(&new, Some(&old)),
+            };
             if !causes.is_empty() {
                 return Err(Status::invalid(kind, name, &causes));
+            }
+            if part == Part::Ephemeral {
+                // What may not be in a new pod may not come to it later either.
+                admission::check(self, kind, &new)?;
             }
             if part != Part::Whole {
                 let (old, new) = (options.seen(kind, &old), options.seen(kind, &new));
@@ -515,6 +524,12 @@ fn settle(kind: &Descriptor, part: Part, old: &Value, new: &mut Value) -> Result
             for field in ["labels", "annotations", "finalizers"] {
                 copy(sent.get(field), base_meta, field);
             }
+            *new = base;
+        }
+        Part::Ephemeral => {
+            let mut base = old.clone();
+            let containers = new.pointer("/spec/ephemeralContainers");
+            copy(containers, object::field(object::as_map(&mut base), "spec"), "ephemeralContainers");
             *new = base;
         }
         _ => {}

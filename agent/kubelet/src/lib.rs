@@ -19,6 +19,7 @@ mod hooks;
 mod image_gc;
 mod limits;
 mod machine;
+mod meter;
 mod node;
 mod plan;
 mod pods;
@@ -173,6 +174,7 @@ impl Kubelet {
             registrar.run(shutdown.clone()),
             heartbeat,
             image_gc::run(self.node.clone(), shutdown.clone()),
+            meter::run(self.node.clone(), shutdown.clone()),
             self.node.clone().run(shutdown),
         );
         Ok(())

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::env::NodeCapacity;
 use crate::events::Recorder;
+use crate::meter::Meter;
 use crate::sources::{ApiSources, Sources};
 use crate::worker::{self, Notice};
 use crate::{Config, PodNetwork, takeover};
@@ -30,6 +31,7 @@ pub struct Node {
     pub(crate) recorder: Recorder,
     pub(crate) services: Store<Service>,
     pub(crate) capacity: NodeCapacity,
+    pub(crate) meter: Meter,
     listed: AtomicBool,
     background: Mutex<Option<Background>>,
     pods: Mutex<HashMap<String, Handle>>,
@@ -71,6 +73,7 @@ impl Node {
             recorder,
             services,
             capacity,
+            meter: Meter::default(),
             listed: AtomicBool::new(false),
             background: Mutex::new(Some(Background { events: Box::pin(events), services: writer })),
             pods: Mutex::new(HashMap::new()),

@@ -90,6 +90,7 @@ pub async fn start(job: Job) -> Result<(String, String), StartFailure> {
     let vars = variables(&job).await.map_err(config)?;
     let id = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
     prepare(&job, &id).map_err(|e| config(e.to_string()))?;
+    let pid_of = pid_of(&job).await.map_err(config)?;
     let request = Request {
         pod: &job.pod,
         container: &job.container,
@@ -101,7 +102,7 @@ pub async fn start(job: Job) -> Result<(String, String), StartFailure> {
         dir: &job.dir,
         node_memory: u64::try_from(job.node.capacity.memory).unwrap_or(0),
         mounts: job.node.config.mounts,
-        pid_of: pid_of(&job).await,
+        pid_of,
     };
     let wanted = spec::container_spec(request).map_err(config)?;
     remove_old(&job).await;
@@ -179,19 +180,23 @@ fn services(job: &Job) -> Vec<Service> {
 }
 
 /// Whose PID namespace is joined: a shared one's first process, or the target of a debugging container.
-async fn pid_of(job: &Job) -> Option<u32> {
-    let spec = job.pod.spec.as_ref()?;
+async fn pid_of(job: &Job) -> Result<Option<u32>, String> {
+    let Some(spec) = job.pod.spec.as_ref() else { return Ok(None) };
     let ephemeral = spec.ephemeral_containers.iter().flatten().find(|e| e.name == job.container.name);
     let target = ephemeral.and_then(|e| e.target_container_name.clone());
     if spec.share_process_namespace != Some(true) && target.is_none() {
-        return None;
+        return Ok(None);
     }
-    let uid = job.pod.uid()?;
+    let uid = job.pod.uid().unwrap_or_default();
     let mut running = job.node.runtime.list().await;
     running.retain(|c| c.labels.get(label::UID) == Some(&uid) && c.pid.is_some());
     running.sort_by(|a, b| a.started_at.cmp(&b.started_at));
     let fits = |name: Option<&String>| target.is_none() || name == target.as_ref();
-    running.iter().find(|c| fits(c.labels.get(label::CONTAINER)))?.pid
+    let found = running.iter().find(|c| fits(c.labels.get(label::CONTAINER))).and_then(|c| c.pid);
+    match target {
+        Some(name) if found.is_none() => Err(format!("unable to find target container {name}")),
+        _ => Ok(found),
+    }
 }
 
 /// Keeps the last ended container of that name for `logs --previous`, removes those before it.

@@ -114,6 +114,7 @@ fn descriptor(definition: &Value, version: &Value) -> Descriptor {
         categories: texts("/status/acceptedNames/categories"),
         namespaced: text(definition, "/spec/scope") == "Namespaced",
         volatile: false,
+        measured: false,
         subresources,
         selectable: selectable.collect(),
         idle: false,

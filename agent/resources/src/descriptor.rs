@@ -11,6 +11,9 @@ use std::sync::Arc;
 /// A name: a constant of a built-in kind's, a custom kind's own.
 pub type Text = Cow<'static, str>;
 
+/// What can be done with objects of most kinds.
+const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
 /// What is served below an object's path besides the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subresource {
@@ -22,6 +25,8 @@ pub enum Subresource {
     Binding,
     /// `eviction`: pods.
     Eviction,
+    /// `ephemeralcontainers`: pods.
+    EphemeralContainers,
     /// `log`: pods, streamed from the kubelet.
     Log,
     /// `exec`: pods, upgraded connection to the kubelet.
@@ -48,6 +53,7 @@ impl Subresource {
             Self::Scale => "scale",
             Self::Binding => "binding",
             Self::Eviction => "eviction",
+            Self::EphemeralContainers => "ephemeralcontainers",
             Self::Log => "log",
             Self::Exec => "exec",
             Self::Attach => "attach",
@@ -128,6 +134,8 @@ pub struct Builtin {
     pub namespaced: bool,
     /// Kept in the leader's memory only (Leases).
     pub volatile: bool,
+    /// Not kept at all: measured when asked for.
+    pub measured: bool,
     /// Subresources.
     pub subresources: &'static [Subresource],
     /// Table columns; the first is the name.
@@ -171,6 +179,8 @@ pub struct Descriptor {
     pub namespaced: bool,
     /// Kept in the leader's memory only (Leases).
     pub volatile: bool,
+    /// Not kept at all: measured when asked for.
+    pub measured: bool,
     /// Subresources.
     pub subresources: Vec<Subresource>,
     /// Fields besides metadata.name and metadata.namespace that a field selector may name, with their JSON pointers.
@@ -219,6 +229,7 @@ impl From<&'static Builtin> for Descriptor {
             categories: texts(kind.categories),
             namespaced: kind.namespaced,
             volatile: kind.volatile,
+            measured: kind.measured,
             subresources: kind.subresources.to_vec(),
             selectable: kind.selectable.iter().map(|(name, path)| ((*name).into(), (*path).into())).collect(),
             idle: kind.idle,
@@ -241,6 +252,16 @@ impl Descriptor {
         } else {
             format!("{}.{}", self.plural, self.group)
         }
+    }
+
+    /// What can be done with its objects.
+    pub fn verbs(&self) -> &'static [&'static str] {
+        if self.measured { &["get", "list"] } else { &VERBS }
+    }
+
+    /// Whether it is the kind that is served at this path.
+    pub fn is(&self, group: &str, version: &str, plural: &str) -> bool {
+        self.group == group && self.version == version && self.plural == plural
     }
 
     /// Whether it has this subresource.

@@ -18,6 +18,7 @@ mod event;
 mod ingress;
 mod job;
 mod lease;
+mod metrics;
 mod namespace;
 mod network_policy;
 mod node;
@@ -38,6 +39,8 @@ mod stateful_set;
 mod storage_class;
 mod webhook;
 mod workload;
+
+pub use pod::validate_ephemeral;
 
 use crate::{Builtin, Descriptor};
 use serde_json::Value;
@@ -97,6 +100,13 @@ pub fn all() -> &'static [Arc<Descriptor>] {
     &DESCRIPTORS
 }
 
+/// Kinds whose objects nobody keeps: they are measured when asked for.
+pub fn measured() -> &'static [Arc<Descriptor>] {
+    static DESCRIPTORS: LazyLock<[Arc<Descriptor>; 2]> =
+        LazyLock::new(|| [&metrics::NODE_METRICS, &metrics::POD_METRICS].map(|kind| Arc::new(kind.into())));
+    &*DESCRIPTORS
+}
+
 /// What most descriptors have in common; each overrides what differs.
 const BASE: Builtin = Builtin {
     group: "",
@@ -108,6 +118,7 @@ const BASE: Builtin = Builtin {
     categories: &[],
     namespaced: true,
     volatile: false,
+    measured: false,
     subresources: &[],
     columns: &[],
     selectable: &[],

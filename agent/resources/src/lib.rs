@@ -31,13 +31,13 @@ pub mod time;
 
 pub use cause::field_path;
 pub use descriptor::*;
-pub use kinds::{all, cron};
+pub use kinds::{all, cron, measured, validate_ephemeral};
 
 use std::sync::Arc;
 
 /// The built-in kind served at `/apis/<group>/<version>/<plural>` (or `/api/<version>/<plural>` with an empty group).
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Arc<Descriptor>> {
-    all().iter().find(|d| d.group == group && d.version == version && d.plural == plural)
+    all().iter().find(|d| d.is(group, version, plural))
 }
 
 /// The built-in kind an object with this `apiVersion` and `kind` is of.

@@ -8,8 +8,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A kubelet that notes the paths it is asked for, answers logs and echoes upgraded streams.
 #[derive(Clone, Default)]
-struct Played {
-    paths: Arc<Mutex<Vec<String>>>,
+pub struct Played {
+    /// What it says that its pods use.
+    pub summary: Value,
+    pub paths: Arc<Mutex<Vec<String>>>,
 }
 
 impl Played {
@@ -19,6 +21,9 @@ impl Played {
     ) -> Result<http::Response<Body>, Infallible> {
         self.paths.lock().unwrap().push(format!("{} {}", request.method(), request.uri()));
         assert!(!request.headers().contains_key(header::AUTHORIZATION));
+        if request.uri() == "/stats/summary" {
+            return Ok(http::Response::new(Body::from(self.summary.to_string())));
+        }
         let Some(protocol) = request.headers().get(header::UPGRADE).cloned() else {
             return Ok(http::Response::new(Body::from("a line\n")));
         };
@@ -48,7 +53,7 @@ impl Kubelets for Played {
     }
 }
 
-async fn bound(world: &World, name: &str, mut pod: Value) {
+pub async fn bound(world: &World, name: &str, mut pod: Value) {
     pod["spec"]["nodeName"] = "n1".into();
     world.made(PODS, pod).await;
     if world.get("/api/v1/nodes/n1").await.code == 404 {

@@ -10,10 +10,12 @@ mod bodies;
 mod clients;
 mod custom;
 mod kubelet;
+mod measured;
 mod namespaces;
 mod objects;
 mod openapi;
 mod page;
+mod pods;
 mod policies;
 mod proxies;
 mod services;
@@ -44,6 +46,7 @@ impl Kubelets for NoKubelets {
 /// A server with its first objects.
 struct World {
     api: Api,
+    durable: Arc<dyn Kv>,
     leading: watch::Sender<bool>,
 }
 
@@ -69,9 +72,14 @@ impl World {
 
     async fn configured(config: Config, durable: Arc<dyn Kv>, kubelets: Arc<dyn Kubelets>) -> Self {
         let (leading, led) = watch::channel(true);
-        let api = Api::new(config, durable, Arc::new(Volatile::new(4096)), led, kubelets);
+        let api = Api::new(config, durable.clone(), Arc::new(Volatile::new(4096)), led, kubelets);
         api.bootstrap().await.unwrap();
-        Self { api, leading }
+        Self { api, durable, leading }
+    }
+
+    /// The same objects, served by a server with other nodes.
+    async fn with_kubelets(&self, kubelets: Arc<dyn Kubelets>) -> Self {
+        Self::over(self.durable.clone(), kubelets).await
     }
 
     /// A client's connection, which may be upgraded.

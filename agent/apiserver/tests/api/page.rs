@@ -11,7 +11,8 @@ Made from the kinds' descriptors: `BRAMBLE_WRITE_DOCS=1 cargo nextest run -p api
 
 Every kind has the verbs create, delete, deletecollection, get, list, patch, update and watch, its printer columns, short
 names and categories, and upstream's defaults and validation. *Objects only* means that nothing in a cluster acts on
-these objects yet: they are kept, checked and shown, and whoever makes one is told so in a warning.
+these objects yet: they are kept, checked and shown, and whoever makes one is told so in a warning. *Measured* objects have
+get and list only: nothing is kept of them, the nodes are asked.
 
 | group/version | kind | resource | short names | namespaced | subresources | |
 |---|---|---|---|---|---|---|
@@ -23,7 +24,7 @@ const TAIL: &str = "
 ## What is not there
 
 Descriptions of fields in OpenAPI, conversion webhooks of custom kinds, mutating policies, API priority and fairness objects,
-`ephemeralcontainers`, `resize`, the group metrics.k8s.io. Answers are JSON
+`resize`. Answers are JSON
 or YAML; protobuf is read, not written. Leases are kept in memory, and empty after a new leader is chosen.
 
 ## Who is let in
@@ -98,6 +99,7 @@ fn line(kind: &resources::Descriptor, told: &Value) -> String {
         .collect();
     let note = match kind.kept_as() {
         Some(version) => format!("shown as well: {version}"),
+        None if kind.measured => "measured".to_owned(),
         None if kind.idle => "objects only".to_owned(),
         None => String::new(),
     };
@@ -122,7 +124,8 @@ async fn docs_say_what_is_served() {
             for version in group["versions"].as_array().unwrap() {
                 for resource in version["resources"].as_array().unwrap() {
                     let (number, plural) = (text(&version["version"]), text(&resource["resource"]));
-                    match resources::find(&name, &number, &plural) {
+                    let mut kinds = [resources::all(), resources::measured()].into_iter().flatten();
+                    match kinds.find(|kind| kind.is(&name, &number, &plural)) {
                         Some(kind) => {
                             page.push_str(&line(kind, resource));
                             told += 1;
@@ -141,7 +144,7 @@ async fn docs_say_what_is_served() {
         }
     }
     page.push_str(TAIL);
-    assert_eq!(told, resources::all().len());
+    assert_eq!(told, resources::all().len() + resources::measured().len());
     if std::env::var_os("BRAMBLE_WRITE_DOCS").is_some() {
         std::fs::write(PAGE, &page).unwrap();
     }

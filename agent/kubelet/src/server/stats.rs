@@ -6,9 +6,12 @@ use axum::Json;
 use axum::extract::State;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use runtime::Container;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::limits;
+use crate::meter::{self, Rate};
 use crate::node::Machine;
 use crate::pods::Node;
 use crate::spec::label;
@@ -20,7 +23,8 @@ pub(super) async fn pods(State(node): State<Arc<Node>>) -> Json<Value> {
     Json(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
 }
 
-/// CPU and memory of the node, its pods and their containers, in the form of the summary API.
+/// CPU and memory of the node, its pods and their containers, in the form of the summary API. A rate of CPU use says in
+/// `windowSeconds` over which time it was.
 pub(super) async fn summary(State(node): State<Arc<Node>>) -> Json<Value> {
     let machine = Machine::look(&node.config);
     let now = jiff::Timestamp::now().to_string();
@@ -28,22 +32,42 @@ pub(super) async fn summary(State(node): State<Arc<Node>>) -> Json<Value> {
     let mut pods = Vec::new();
     for pod in node.pods() {
         let uid = pod.uid().unwrap_or_default();
-        let cgroup = limits::pod_cgroup(pod.spec.as_ref(), &uid);
         let mut containers = Vec::new();
         for container in running.iter().filter(|c| c.exit.is_none() && c.labels.get(label::UID) == Some(&uid))
         {
-            let usage = node.runtime.usage(&format!("{cgroup}/{}", container.id)).await;
-            containers.push(entry(&now, usage, json!({"name": container.labels.get(label::CONTAINER)})));
+            containers.push(of_container(&node, container, &now).await);
         }
         let reference = json!({"name": pod.name_any(), "namespace": pod.namespace(), "uid": uid});
         let head = json!({"podRef": reference, "containers": containers});
+        let cgroup = limits::pod_cgroup(pod.spec.as_ref(), &uid);
         pods.push(entry(&now, node.runtime.usage(&cgroup).await, head));
     }
     let used = machine.memory.saturating_sub(machine.memory_free);
     let memory = json!({"time": now, "availableBytes": machine.memory_free, "usageBytes": used, "workingSetBytes": used});
-    let cpu = json!({"time": now, "usageCoreNanoSeconds": busy_nanos()});
+    let busy = meter::busy_nanos();
+    let mut cpu = json!({"time": now, "usageCoreNanoSeconds": busy});
+    add_rate(&mut cpu, node.meter.machine(Instant::now(), busy));
     let head = json!({"nodeName": node.config.node_name, "memory": memory, "cpu": cpu});
     Json(json!({"node": head, "pods": pods}))
+}
+
+async fn of_container(node: &Node, container: &Container, now: &str) -> Value {
+    let (at, usage) = (Instant::now(), node.runtime.usage(&meter::cgroup(container)).await);
+    let counted = usage.as_ref().map(|usage| usage.cpu_nanos).ok();
+    let rate = counted
+        .and_then(|counted| node.meter.container(&container.id, at, counted, meter::running(container)));
+    let mut entry = entry(now, usage, json!({"name": container.labels.get(label::CONTAINER)}));
+    if let Some(cpu) = entry.get_mut("cpu") {
+        add_rate(cpu, rate);
+    }
+    entry
+}
+
+fn add_rate(cpu: &mut Value, rate: Option<Rate>) {
+    if let Some(rate) = rate {
+        cpu["usageNanoCores"] = rate.nanocores.into();
+        cpu["windowSeconds"] = rate.window.as_secs_f64().into();
+    }
 }
 
 fn entry(now: &str, usage: Result<runtime::Usage, runtime::Error>, mut head: Value) -> Value {
@@ -53,12 +77,4 @@ fn entry(now: &str, usage: Result<runtime::Usage, runtime::Error>, mut head: Val
         head["memory"] = json!({"time": now, "usageBytes": memory, "workingSetBytes": memory});
     }
     head
-}
-
-/// CPU time that the machine spent on anything but idling, by /proc/stat (its ticks are hundredths of a second).
-fn busy_nanos() -> u64 {
-    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let fields = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
-    let ticks = fields.enumerate().filter(|(index, _)| !matches!(index, 3 | 4) && *index < 8);
-    ticks.filter_map(|(_, field)| field.parse::<u64>().ok()).sum::<u64>().saturating_mul(10_000_000)
 }

@@ -300,3 +300,31 @@ async fn the_node_is_registered_and_comes_back() {
     lab.api.remove(NODE);
     lab.api.until(NODE, "there again", ready).await;
 }
+
+/// `kubectl debug`: a container beside those that run, in the processes of one of them.
+#[tokio::test(start_paused = true)]
+async fn an_ephemeral_container_joins_a_running_pod() {
+    let lab = Lab::new();
+    lab.run_pod(one("serve"));
+    let mut pod = lab.running().await;
+    let debugger = |name: &str, target: &str| json!({"name": name, "image": "img", "args": ["sh"], "stdin": true, "targetContainerName": target});
+    pod["spec"]["ephemeralContainers"] = json!([debugger("debug", "c"), debugger("lost", "c2")]);
+    lab.api.put(POD, pod);
+    let states = |pod: &Value| {
+        let state = |i: usize| pod["status"]["ephemeralContainerStatuses"][i]["state"].clone();
+        (state(0), state(1))
+    };
+    let pod = lab
+        .api
+        .until(POD, "debugged", |pod| {
+            let (debug, lost) = states(pod);
+            debug["running"].is_object() && lost["waiting"]["reason"] == "CreateContainerConfigError"
+        })
+        .await;
+    assert_eq!(states(&pod).1["waiting"]["message"], "unable to find target container c2");
+    assert_eq!(condition(&pod, "Ready"), "True", "the pod is as ready as before");
+    let id = lab.runtime.running("debug").unwrap();
+    assert_eq!(lab.runtime.state().specs[&id].pid_of, Some(1));
+    let main = lab.runtime.running("c").unwrap();
+    assert_eq!(lab.runtime.state().specs[&main].pid_of, None);
+}

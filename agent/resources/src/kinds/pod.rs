@@ -21,6 +21,7 @@ pub const POD: Builtin = Builtin {
         Subresource::Status,
         Subresource::Binding,
         Subresource::Eviction,
+        Subresource::EphemeralContainers,
         Subresource::Log,
         Subresource::Exec,
         Subresource::Attach,
@@ -71,9 +72,25 @@ fn validate(new: &Value, old: Option<&Value>) -> Causes {
     let empty = Value::Null;
     let spec = new.get("spec").unwrap_or(&empty);
     pod_spec::check(spec, "spec", Place::Pod, &mut causes);
-    if let Some(old) = old {
-        check_update(spec, old.get("spec").unwrap_or(&empty), &mut causes);
+    match old {
+        Some(old) => check_update(spec, old.get("spec").unwrap_or(&empty), &mut causes),
+        None if !items(spec, "/ephemeralContainers").is_empty() => {
+            causes.push(forbidden("spec.ephemeralContainers", "cannot be set on create"));
+        }
+        None => {}
     }
+    causes
+}
+
+/// All that is wrong with a pod that comes to another through its `ephemeralcontainers`.
+pub fn validate_ephemeral(new: &Value, old: &Value) -> Causes {
+    // But for those containers it is an ordinary update.
+    let mut before = old.clone();
+    if let (Some(before), Some(after)) = (before.get_mut("spec"), new.get("spec")) {
+        keep(before, after, "ephemeralContainers");
+    }
+    let mut causes = validate(new, Some(&before));
+    pod_spec::ephemeral::check_update(new, old, &mut causes);
     causes
 }
 
@@ -188,6 +205,66 @@ mod tests {
         assert_eq!(causes.len(), 1);
         assert!(causes[0].message.starts_with("Forbidden: pod updates may not change fields other than"));
         assert!(causes[0].message.ends_with("changed: spec.nodeName"));
+    }
+
+    fn told(causes: &[crate::Cause]) -> Vec<String> {
+        causes.iter().map(|c| format!("{}: {}", c.field, c.message.trim_end())).collect()
+    }
+
+    fn debugged(container: Value) -> Value {
+        let mut pod = pod();
+        pod["spec"]["ephemeralContainers"] = json!([container]);
+        defaults(&mut pod);
+        pod
+    }
+
+    #[test]
+    fn ephemeral_containers_come_through_their_subresource_alone() {
+        let old = pod();
+        let new = debugged(json!({"name": "debug", "image": "busybox", "targetContainerName": "web"}));
+        assert_eq!(validate_ephemeral(&new, &old), []);
+        assert_eq!(
+            told(&validate(&new, None)),
+            ["spec.ephemeralContainers: Forbidden: cannot be set on create"]
+        );
+        let told = told(&validate(&new, Some(&old)));
+        assert!(told[0].ends_with("changed: spec.ephemeralContainers"), "{told:?}");
+        // They are there, and the rest may change as ever.
+        let mut labelled = new.clone();
+        labelled["metadata"]["labels"] = json!({"a": "b"});
+        assert_eq!(validate(&labelled, Some(&new)), []);
+    }
+
+    #[test]
+    fn ephemeral_containers_stay_as_they_came() {
+        let old = debugged(json!({"name": "debug", "image": "busybox"}));
+        let other = debugged(json!({"name": "other", "image": "busybox"}));
+        let changed = debugged(json!({"name": "debug", "image": "busybox:2"}));
+        let field = "spec.ephemeralContainers: Forbidden: existing ephemeral containers";
+        assert_eq!(
+            told(&validate_ephemeral(&other, &old)),
+            [format!("{field} \"debug\" may not be removed")]
+        );
+        assert_eq!(
+            told(&validate_ephemeral(&changed, &old)),
+            [format!("{field} \"debug\" may not be changed")]
+        );
+    }
+
+    #[test]
+    fn an_ephemeral_container_says_less() {
+        let new = debugged(json!({"name": "web", "image": "busybox", "targetContainerName": "nobody",
+            "ports": [{"containerPort": 80}], "resources": {"limits": {"cpu": "1"}}, "env": []}));
+        let own = "spec.ephemeralContainers[0]";
+        assert_eq!(
+            told(&validate_ephemeral(&new, &pod())),
+            [
+                format!("{own}.name: Duplicate value: \"web\""),
+                format!("{own}.targetContainerName: Not found: \"nobody\""),
+                format!("{own}.ports: Forbidden: cannot be set for an Ephemeral Container"),
+                format!("{own}.resources: Forbidden: cannot be set for an Ephemeral Container"),
+            ]
+        );
     }
 
     #[test]

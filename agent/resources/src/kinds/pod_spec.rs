@@ -2,6 +2,7 @@
 
 mod containers;
 pub mod defaults;
+pub mod ephemeral;
 pub mod qos;
 mod resources;
 mod validate;

@@ -1,6 +1,6 @@
 //! What is wrong with a pod's specification.
 
-use super::containers;
+use super::{containers, ephemeral};
 use crate::cause::{Causes, duplicate, forbidden, invalid, not_supported, required};
 use crate::json::{fields, int, items, text};
 use crate::{metadata, names};
@@ -26,6 +26,7 @@ const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 pub fn pod_spec(spec: &Value, field: &str, place: Place, causes: &mut Causes) {
     let volumes = check_volumes(spec, field, causes);
     containers::check(spec, field, &volumes, causes);
+    check_ephemeral(spec, field, place, causes);
     check_policies(spec, field, place, causes);
     check_numbers(spec, field, place, causes);
     check_names(spec, field, causes);
@@ -39,6 +40,16 @@ pub fn pod_spec(spec: &Value, field: &str, place: Place, causes: &mut Causes) {
             let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
             causes.push(invalid(format!("{field}.hostAliases[{i}].ip"), ip, detail));
         }
+    }
+}
+
+/// They come into pods that run, and only there.
+fn check_ephemeral(spec: &Value, field: &str, place: Place, causes: &mut Causes) {
+    if place == Place::Pod {
+        ephemeral::check(spec, field, causes);
+    } else if !items(spec, "/ephemeralContainers").is_empty() {
+        let own = format!("{field}.ephemeralContainers");
+        causes.push(forbidden(own, "ephemeral containers not allowed in pod template"));
     }
 }
 
