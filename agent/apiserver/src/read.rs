@@ -12,6 +12,8 @@ use resources::Descriptor;
 use resources::fields::FieldSelector;
 use resources::labels::Selector;
 use serde_json::{Value, json};
+use std::io;
+use std::sync::Arc;
 use store::{Kv, Page, Record, Revision};
 
 /// What a revision adds to an object's bytes, at most.
@@ -122,7 +124,7 @@ impl Engine {
     }
 
     /// A whole collection as JSON, put together of what is kept without reading it; `None` if it is not that simple.
-    pub fn list_unread(&self, target: &Target, query: &Query, format: &Format) -> Result<Option<Vec<u8>>> {
+    pub fn list_unread(&self, target: &Target, query: &Query, format: &Format) -> Result<Option<Unread>> {
         let kind = &target.kind;
         let simple = Selection::read(kind, query)?.is_all() && object::kept_as_shown(kind);
         let page = ["limit", "continue", "resourceVersionMatch"].iter().any(|name| query.get(name).is_some());
@@ -131,23 +133,8 @@ impl Engine {
         }
         let kv = self.kv(kind);
         check_revision(kv, query, false)?;
-        let Page { records, revision, .. } =
-            kv.list(&object::prefix(kind, target.namespace.as_deref()), None, 0);
-        let size: usize = records.iter().map(|record| record.value.len() + SPARE).sum();
-        let mut bytes = Vec::with_capacity(size + 2 * SPARE);
-        bytes.extend(format!("{{\"apiVersion\":{:?},\"items\":[", kind.api_version()).bytes());
-        for (i, record) in records.iter().enumerate() {
-            bytes.extend((i > 0).then_some(b','));
-            if object::append(record, &mut bytes).is_none() {
-                return Ok(None);
-            }
-        }
-        let end = format!(
-            "],\"kind\":{:?},\"metadata\":{{\"resourceVersion\":\"{revision}\"}}}}\n",
-            kind.list_kind
-        );
-        bytes.extend(end.bytes());
-        Ok(Some(bytes))
+        let page = kv.list(&object::prefix(kind, target.namespace.as_deref()), None, 0);
+        Ok(Some(Unread::new(kind, page)))
     }
 
     /// The objects a list asks for.
@@ -173,6 +160,69 @@ impl Engine {
                 reading.pages(from.map(|f| f.after), at)
             }
         }
+    }
+}
+
+/// A list's JSON, put together piece by piece as the client takes it: however slow it is, it costs no more than one.
+pub(crate) struct Unread {
+    kind: Arc<Descriptor>,
+    records: std::vec::IntoIter<Record>,
+    /// About how many bytes it will be.
+    pub size: usize,
+    head: Option<String>,
+    end: Option<String>,
+}
+
+impl Unread {
+    /// Bytes of a piece; the last object may add to it.
+    pub const PIECE: usize = 64 << 10;
+
+    fn new(kind: &Arc<Descriptor>, page: Page) -> Self {
+        let end = format!(
+            "],\"kind\":{:?},\"metadata\":{{\"resourceVersion\":\"{}\"}}}}\n",
+            kind.list_kind, page.revision
+        );
+        Self {
+            kind: Arc::clone(kind),
+            size: page.records.iter().map(|record| record.value.len() + SPARE).sum(),
+            records: page.records.into_iter(),
+            head: Some(format!("{{\"apiVersion\":{:?},\"items\":[", kind.api_version())),
+            end: Some(end),
+        }
+    }
+
+    fn item(&self, record: &Record, piece: &mut Vec<u8>) -> io::Result<()> {
+        let at = piece.len();
+        if object::append(record, piece).is_some() {
+            return Ok(());
+        }
+        piece.truncate(at);
+        let object = load(&self.kind, record).map_err(|status| io::Error::other(status.message))?;
+        Ok(serde_json::to_writer(piece, &object)?)
+    }
+}
+
+impl Iterator for Unread {
+    type Item = io::Result<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.end.as_ref()?;
+        let mut piece = Vec::with_capacity(self.size.min(Self::PIECE) + 2 * SPARE);
+        let mut first = self.head.take().inspect(|head| piece.extend(head.bytes())).is_some();
+        while piece.len() < Self::PIECE {
+            let Some(record) = self.records.next() else {
+                piece.extend(self.end.take()?.bytes());
+                break;
+            };
+            piece.extend((!first).then_some(b','));
+            first = false;
+            if let Err(error) = self.item(&record, &mut piece) {
+                // The client is left without the end, and so knows.
+                self.end = None;
+                return Some(Err(error));
+            }
+        }
+        Some(Ok(piece))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::object::{self, now};
 use crate::query::Query;
+use crate::read::Unread;
 use crate::status::{Result, Status};
 use axum::body::Body;
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use resources::Descriptor;
 use resources::table::{IncludeObject, META, partial, table};
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{self, Write};
 
 /// Answers larger than this are compressed for whom it helps.
 const GZIP_FROM: usize = 128 * 1024;
@@ -88,11 +89,21 @@ impl Format {
         self.view == View::Object && !self.yaml && !self.pretty
     }
 
-    /// The answer with this JSON.
-    pub fn json(&self, bytes: Vec<u8>) -> Response<Body> {
+    /// The answer with this list, as the client takes it.
+    pub fn unread(&self, list: Unread) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.fill(&mut response, bytes);
+        if list.size <= Unread::PIECE {
+            match list.collect::<io::Result<Vec<_>>>() {
+                Ok(pieces) => *response.body_mut() = Body::from(pieces.concat()),
+                Err(error) => return failure(&Status::internal(error)),
+            }
+        } else if self.gzip && list.size > GZIP_FROM {
+            mark_gzip(&mut response);
+            *response.body_mut() = Body::from_stream(futures::stream::iter(Gzip::new(list)));
+        } else {
+            *response.body_mut() = Body::from_stream(futures::stream::iter(list));
+        }
         response
     }
 
@@ -126,13 +137,48 @@ impl Format {
         let compressed = if self.gzip && bytes.len() > GZIP_FROM { gzip(&bytes) } else { None };
         let bytes = match compressed {
             Some(small) => {
-                response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-                response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+                mark_gzip(response);
                 small
             }
             None => bytes,
         };
         *response.body_mut() = Body::from(Bytes::from(bytes));
+    }
+}
+
+fn mark_gzip(response: &mut Response<Body>) {
+    response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+}
+
+/// Compresses pieces one by one.
+struct Gzip<P> {
+    pieces: P,
+    /// None: all was given.
+    encoder: Option<GzEncoder<Vec<u8>>>,
+}
+
+impl<P> Gzip<P> {
+    fn new(pieces: P) -> Self {
+        Self { pieces, encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())) }
+    }
+}
+
+impl<P: Iterator<Item = io::Result<Vec<u8>>>> Iterator for Gzip<P> {
+    type Item = io::Result<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let encoder = self.encoder.as_mut()?;
+            let Some(piece) = self.pieces.next() else { return self.encoder.take().map(GzEncoder::finish) };
+            if let Err(error) = piece.and_then(|piece| encoder.write_all(&piece)) {
+                self.encoder = None;
+                return Some(Err(error));
+            }
+            if !encoder.get_ref().is_empty() {
+                return Some(Ok(std::mem::take(encoder.get_mut())));
+            }
+        }
     }
 }
 

@@ -210,7 +210,7 @@ impl Engine {
             }
             "get" => Ok(format.answer(StatusCode::OK, &format.object(kind, self.get(target, name)?, true))),
             "list" => Ok(match self.list_unread(target, query, &format)? {
-                Some(bytes) => format.json(bytes),
+                Some(list) => format.unread(list),
                 None => format.answer(StatusCode::OK, &self.list(target, query, &format)?),
             }),
             "watch" => self.watch(target, query, format),

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Event, Revision, Watch};
+use store::{Event, Record, Revision, Watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 /// How often a quiet watch says how far it has seen.
@@ -25,6 +25,8 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const LONGEST: u64 = 1800;
 /// How many events are sent in one piece.
 const BATCH: usize = 256;
+/// And about how many bytes.
+const BATCH_BYTES: usize = 64 << 10;
 
 /// What a watch asks for, read from its parameters. Pure.
 struct Plan {
@@ -94,6 +96,10 @@ struct Stream {
     format: Format,
     selection: Selection,
     watch: Box<dyn Watch>,
+    /// What there was when it began, as far as it is not told yet.
+    existing: std::vec::IntoIter<Record>,
+    /// The revision of the mark that ends that.
+    mark_initial: Option<Revision>,
     ready: VecDeque<Bytes>,
     leading: tokio::sync::watch::Receiver<bool>,
     bookmarks: Option<Interval>,
@@ -135,15 +141,8 @@ impl Engine {
         let watch = kv.watch(&prefix, after).map_err(|_| expired())?;
         let mut stream =
             Stream::new(Arc::clone(kind), format, selection, watch, self.leading.clone(), &plan, after);
-        for record in &existing {
-            let object = load(kind, record)?;
-            if stream.selection.matches(&object) {
-                stream.push("ADDED", object)?;
-            }
-        }
-        if plan.mark_initial {
-            stream.push_bookmark(after, true)?;
-        }
+        stream.existing = existing.into_iter();
+        stream.mark_initial = plan.mark_initial.then_some(after);
         let mut response = Response::new(Body::from_stream(stream.lines()));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(response)
@@ -172,6 +171,8 @@ impl Stream {
             format,
             selection,
             watch,
+            existing: Vec::new().into_iter(),
+            mark_initial: None,
             ready,
             leading,
             bookmarks,
@@ -191,6 +192,7 @@ impl Stream {
 
     /// The next lines; `None` when the watch is over.
     async fn next(&mut self) -> Option<Bytes> {
+        self.begin();
         while self.ready.is_empty() && !self.over {
             self.step().await;
         }
@@ -200,6 +202,28 @@ impl Stream {
             [] => None,
             [one] => Some(one.clone()),
             many => Some(many.concat().into()),
+        }
+    }
+
+    /// Tells the next ones of those that were there before: no more than the client takes at once, so one that does not
+    /// read costs nothing.
+    fn begin(&mut self) {
+        let mut bytes = 0;
+        while self.ready.len() < BATCH && bytes < BATCH_BYTES && !self.over {
+            let told = if let Some(record) = self.existing.next() {
+                load(&self.kind, &record).and_then(|object| match self.selection.matches(&object) {
+                    true => self.push("ADDED", object),
+                    false => Ok(()),
+                })
+            } else if let Some(revision) = self.mark_initial.take() {
+                self.push_bookmark(revision, true)
+            } else {
+                return;
+            };
+            if let Err(status) = told {
+                self.fail(&status);
+            }
+            bytes += self.ready.back().map_or(0, Bytes::len);
         }
     }
 
@@ -233,7 +257,7 @@ impl Stream {
 
     /// What a change means to this watch.
     fn take(&mut self, event: &Event) -> Result<()> {
-        let seen = |record: &Option<store::Record>, at: Revision| -> Result<Option<Value>> {
+        let seen = |record: &Option<Record>, at: Revision| -> Result<Option<Value>> {
             let object = record.as_ref().map(|r| load_at(&self.kind, r, at)).transpose()?;
             Ok(object.filter(|o| self.selection.matches(o)))
         };
