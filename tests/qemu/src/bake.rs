@@ -1,5 +1,5 @@
 //! Images that only a test wants: of another board, or with a layer of a user's, baked as its owner would. The programs
-//! are those that `hack/image rpi-3` made before.
+//! are those that `hack/image rpi-3` made before. And container images for that board, made of Debian's busybox.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,19 +16,25 @@ const TARGET: &str = "aarch64-unknown-linux-gnu";
 /// Bakes `rpi-3` with a copy of a layer of this package, and with a container image made of the layer's
 /// `busybox-static`. Gives a folder and the image in it; `BRAMBLE_LAYER_IMAGE` is one that was baked before.
 pub fn with_layer(layer: &str) -> Result<(TempDir, PathBuf)> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(layer);
     let folder = folder()?;
     if let Some(image) = std::env::var_os("BRAMBLE_LAYER_IMAGE") {
         return Ok((folder, image.into()));
     }
-    let layer = folder.path().join("layer");
-    run(Command::new("cp").arg("-r").arg(&source).arg(&layer))?;
-    for verb in ["lock", "fetch"] {
-        run(image_builder(verb)?.arg(BOARD).arg("--layer").arg(&layer))?;
-    }
+    let layer = fetched(layer, folder.path())?;
     greeting(folder.path(), &layer.join("recipes/probe/files/greeting.tar"))?;
     let image = bake(BOARD, &[&layer], folder.path())?;
     Ok((folder, image))
+}
+
+/// A copy of a layer of this package in `folder`, locked, its packages in the cache.
+fn fetched(layer: &str, folder: &Path) -> Result<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(layer);
+    let copy = folder.join("layer");
+    run(Command::new("cp").arg("-r").arg(&source).arg(&copy))?;
+    for verb in ["lock", "fetch"] {
+        run(image_builder(verb)?.arg(BOARD).arg("--layer").arg(&copy))?;
+    }
+    Ok(copy)
 }
 
 /// Bakes a 64-bit board's image. Gives a folder and the image in it.
@@ -71,6 +77,40 @@ fn image_builder(verb: &str) -> Result<Command> {
 
 /// A docker-save archive: the layer's busybox, which says hello.
 fn greeting(folder: &Path, to: &Path) -> Result<()> {
+    let saved = busybox(folder, &["/bin/busybox", "echo", GREETING])?;
+    let manifest =
+        r#"[{"Config":"config.json","RepoTags":["example.org/greeting:1"],"Layers":["layer.tar"]}]"#;
+    fs::write(saved.join("manifest.json"), manifest)?;
+    fs::create_dir_all(to.parent().context("a folder")?)?;
+    let names = ["config.json", "layer.tar", "manifest.json"];
+    run(Command::new("tar").arg("-C").arg(&saved).arg("-cf").arg(to).args(names))
+}
+
+/// Makes a web server's image and writes it as `tests/images/build.py` does, so that it pushes it: under this name.
+pub fn web_server(folder: &Path, name: &str) -> Result<()> {
+    fetched("layer", folder)?;
+    let page = "echo 'Welcome to nginx on ARM!' > /index.html; exec /bin/busybox httpd -f -p 80 -h /";
+    let saved = busybox(folder, &["/bin/busybox", "sh", "-c", page])?;
+    let blobs = folder.join("layout/blobs/sha256");
+    fs::create_dir_all(&blobs)?;
+    let blob = |file: &str, kind: &str| -> Result<String> {
+        let (path, sum) = (saved.join(file), sha256(&saved.join(file))?);
+        fs::copy(&path, blobs.join(&sum))?;
+        let (kind, size) = (format!("application/vnd.oci.image.{kind}"), path.metadata()?.len());
+        Ok(format!(r#"{{"mediaType":"{kind}","digest":"sha256:{sum}","size":{size}}}"#))
+    };
+    let (config, layer) = (blob("config.json", "config.v1+json")?, blob("layer.tar", "layer.v1.tar")?);
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let manifest =
+        format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","config":{config},"layers":[{layer}]}}"#);
+    fs::write(saved.join("manifest"), manifest)?;
+    let images = format!(r#"{{"images":{{"{name}":{}}}}}"#, blob("manifest", "manifest.v1+json")?);
+    Ok(fs::write(folder.join("images.json"), images)?)
+}
+
+/// What is in an image: the fetched layer's busybox, and a configuration with this command. Gives the folder with
+/// `config.json` and `layer.tar`.
+fn busybox(folder: &Path, command: &[&str]) -> Result<PathBuf> {
     let (unpacked, root, saved) = (folder.join("deb"), folder.join("root"), folder.join("saved"));
     for new in [&unpacked, &root.join("bin"), &saved] {
         fs::create_dir_all(new)?;
@@ -78,18 +118,17 @@ fn greeting(folder: &Path, to: &Path) -> Result<()> {
     run(Command::new("dpkg-deb").arg("-x").arg(cached("busybox-static_")?).arg(&unpacked))?;
     fs::copy(unpacked.join("usr/bin/busybox"), root.join("bin/busybox")).context("busybox")?;
     run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(saved.join("layer.tar")).arg("bin"))?;
-    let sum = Command::new("sha256sum").arg(saved.join("layer.tar")).output()?.stdout;
-    let sum = String::from_utf8(sum)?.split_whitespace().next().context("a hash")?.to_owned();
+    let sum = sha256(&saved.join("layer.tar"))?;
     let config = format!(
-        r#"{{"architecture":"arm64","os":"linux","config":{{"Cmd":["/bin/busybox","echo","{GREETING}"]}},"rootfs":{{"type":"layers","diff_ids":["sha256:{sum}"]}}}}"#
+        r#"{{"architecture":"arm64","os":"linux","config":{{"Cmd":{command:?}}},"rootfs":{{"type":"layers","diff_ids":["sha256:{sum}"]}}}}"#
     );
     fs::write(saved.join("config.json"), config)?;
-    let manifest =
-        r#"[{"Config":"config.json","RepoTags":["example.org/greeting:1"],"Layers":["layer.tar"]}]"#;
-    fs::write(saved.join("manifest.json"), manifest)?;
-    fs::create_dir_all(to.parent().context("a folder")?)?;
-    let names = ["config.json", "layer.tar", "manifest.json"];
-    run(Command::new("tar").arg("-C").arg(&saved).arg("-cf").arg(to).args(names))
+    Ok(saved)
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let said = Command::new("sha256sum").arg(path).output()?.stdout;
+    Ok(String::from_utf8(said)?.split_whitespace().next().context("a hash")?.to_owned())
 }
 
 /// The newest package of that name that was fetched.

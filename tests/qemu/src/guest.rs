@@ -361,7 +361,7 @@ impl Guest {
 }
 
 /// Free a moment ago: nobody else is so quick.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
