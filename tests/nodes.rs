@@ -26,6 +26,11 @@ fn a_node_that_cannot_start_says_why_and_tries_again() {
 #[test]
 fn a_node_leaves_a_dead_cluster_by_force() {
     let lab = Lab::up("force", "--nodes 2");
+    // Node 2 holds no replica: two nodes have one voter.
+    lab.says(2, "kube-config info", "leader: node1", 10);
+    assert!(lab.ok(2, "kube-config info").contains("voters: node1"));
+    lab.ok(2, "kube-config healthy");
+    lab.says(2, "curl -sSf http://127.0.0.1:8080/api/status", "\"leader\":\"node1\"", 10);
     lab.ok(1, "kubectl run keeps --image=busybox:latest --restart=Never -- sleep 600");
     lab.act(1, "--kill");
     let error = lab.fails(2, "timeout 60 kube-config disable-node");

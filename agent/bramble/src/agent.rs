@@ -25,7 +25,6 @@ use crate::node::{KUBERNETES, Running, Start};
 use crate::plane::{self, Founding};
 use crate::ports::Ports;
 use crate::process;
-use crate::raft_status;
 use crate::state::{Files, NodeState};
 
 /// How long a join token is good for: as long as kubeadm's.
@@ -417,11 +416,10 @@ impl Agent {
         };
         let role = |state: &NodeState| if state.first { "master" } else { "worker" }.to_owned();
         if let Some(running) = self.running() {
-            let status = running.store.status().borrow().clone();
-            let named = raft_status::named(&status, &running.roster, &running.state.member.name);
+            let raft = running.raft.borrow();
             info.role = role(&running.state);
-            info.leader = named.leader;
-            info.voters = named.voters;
+            info.leader.clone_from(&raft.leader);
+            info.voters.clone_from(&raft.voters);
         } else if let Some(state) = self.files.load().unwrap_or_default() {
             info.role = role(&state);
             info.problem = Some(self.trouble());

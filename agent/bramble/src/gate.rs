@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use crate::config::check_name;
 use crate::health::Health;
+use crate::raft_status;
 use crate::roster::{MEMBERS, Roster, TOKENS};
 use crate::serving::authority;
 
@@ -86,6 +87,7 @@ impl Gate {
             (&Method::GET, "join") => self.hello(request.uri().query(), binding),
             (&Method::POST, "join") => self.join(request, binding).await,
             (&Method::GET, "members") => self.members(subject.as_ref()),
+            (&Method::GET, "raft") => self.raft(subject.as_ref(), &status),
             (&Method::POST, "addresses" | "format") => self.news(request, subject.as_ref(), &path).await,
             (&Method::POST, "leave") => self.leave(subject.as_ref(), status).await,
             _ => Err((StatusCode::NOT_FOUND, "there is no such path".into())),
@@ -180,6 +182,16 @@ impl Gate {
     fn members(&self, subject: Option<&Subject>) -> Result<Response<Body>, Refusal> {
         self.node(subject)?;
         json(&*self.inner.roster.get())
+    }
+
+    /// How Raft is, for nodes without a replica.
+    fn raft(
+        &self,
+        subject: Option<&Subject>,
+        status: &watch::Receiver<Status>,
+    ) -> Result<Response<Body>, Refusal> {
+        self.node(subject)?;
+        json(&raft_status::named(&status.borrow(), &self.inner.roster, ""))
     }
 
     /// A node is not as its record says.

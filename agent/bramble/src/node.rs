@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use cluster::join::ClusterSettings;
 use cluster::members::Member;
 use cluster::pki::{self, Pair};
+use dashboard::RaftStatus;
 use http::Request;
 use http_body_util::BodyExt;
 use runtime::Runtime;
@@ -23,6 +24,7 @@ use crate::kubelet_port;
 use crate::plane::{self, Founding, Plane, Spawner};
 use crate::pods::Keeper;
 use crate::ports::Ports;
+use crate::raft_status::{self, Follower};
 use crate::roster::Roster;
 use crate::serving::Certificate;
 use crate::state::{Files, NodeState};
@@ -40,6 +42,8 @@ pub struct Running {
     pub state: NodeState,
     /// Its replica.
     pub store: Store,
+    /// How Raft is, as far as this node knows.
+    pub raft: watch::Receiver<RaftStatus>,
     /// Who there is.
     pub roster: Roster,
     client: NodeClient,
@@ -88,6 +92,13 @@ impl Running {
             spawn.task(finder.run(address));
         }
         let (store, roster, client) = (plane.store.clone(), plane.roster.clone(), plane.client.clone());
+        let follower = Follower {
+            status: store.status(),
+            roster: roster.clone(),
+            me: state.member.name.clone(),
+            client: client.clone(),
+        };
+        let raft = follower.start(spawn.tasks, spawn.shutdown);
         let announcer = Announcer {
             client: client.clone(),
             store: store.clone(),
@@ -108,12 +119,13 @@ impl Running {
             store: &store,
             roster: &roster,
             client: &client,
+            raft: raft.clone(),
             pair: plane.pair.clone(),
             ca: plane.ca.clone(),
         };
         node.start(ports.kubelet, ports.status, &spawn).await?;
         unless_done.disarm();
-        Ok(Self { state, store, roster, client, plane })
+        Ok(Self { state, store, raft, roster, client, plane })
     }
 
     /// Takes the node out of its cluster, for good.
@@ -162,6 +174,7 @@ struct Parts<'a> {
     store: &'a Store,
     roster: &'a Roster,
     client: &'a NodeClient,
+    raft: watch::Receiver<RaftStatus>,
     pair: Pair,
     ca: String,
 }
@@ -247,13 +260,7 @@ impl Parts<'_> {
         port: tokio::net::TcpListener,
         spawn: &Spawner<'_>,
     ) {
-        let raft = crate::raft_status::follow(
-            self.store.status(),
-            self.roster.clone(),
-            name.clone(),
-            spawn.tasks,
-            spawn.shutdown,
-        );
+        let raft = self.raft.clone();
         let config = dashboard::Config { node_name: name, version: KUBERNETES.to_owned() };
         let router = dashboard::router(config, client, raft);
         spawn.tasks.spawn(status_port::serve(port, router, spawn.shutdown.clone()));
@@ -310,13 +317,7 @@ async fn keep_members(files: Files, roster: Roster) {
 /// comes, goes or moves.
 async fn refresh_members(client: NodeClient, roster: Roster, store: Store, mut news: watch::Receiver<()>) {
     while news.changed().await.is_ok() {
-        let fed = {
-            let status = store.status();
-            let status = status.borrow();
-            let ours = status.voters.contains(&status.id) || status.learners.contains(&status.id);
-            ours && status.leader.is_some()
-        };
-        if fed {
+        if raft_status::fed(&store.status().borrow()) {
             continue;
         }
         match members(&client).await {

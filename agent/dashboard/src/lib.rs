@@ -30,8 +30,8 @@ mod web;
 use tokio::sync::watch;
 
 /// What this node knows about the Raft group; the agent publishes it.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct RaftStatus {
     /// The leader's node name, when there is one.
     pub leader: Option<String>,
@@ -49,7 +49,7 @@ pub struct RaftStatus {
     pub last_index: u64,
     /// This node's name.
     pub this_node: String,
-    /// What this node is in Raft: `leader`, `follower`, `candidate`.
+    /// What this node is in Raft: `leader`, `follower`, `candidate`; `none` for one without a replica.
     pub this_role: String,
     /// Why this node cannot write its disk, when it cannot.
     pub disk_error: Option<String>,
