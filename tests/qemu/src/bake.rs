@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 /// What the container image says that [`with_layer`] puts on the card.
 pub const GREETING: &str = "hello from a layer";
+const GREETING_ARCHIVE: &str = "recipes/probe/files/greeting.tar";
 const BOARD: &str = "rpi-3";
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 
@@ -21,7 +22,7 @@ pub fn with_layer(layer: &str) -> Result<(TempDir, PathBuf)> {
         return Ok((folder, image.into()));
     }
     let layer = fetched(layer, folder.path())?;
-    greeting(folder.path(), &layer.join("recipes/probe/files/greeting.tar"))?;
+    greeting(folder.path(), &layer.join(GREETING_ARCHIVE))?;
     let image = bake(BOARD, &[&layer], folder.path())?;
     Ok((folder, image))
 }
@@ -31,6 +32,10 @@ fn fetched(layer: &str, folder: &Path) -> Result<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(layer);
     let copy = folder.join("layer");
     run(Command::new("cp").arg("-r").arg(&source).arg(&copy))?;
+    // Who locks wants to see what the layer names; it is made of what is fetched.
+    let archive = copy.join(GREETING_ARCHIVE);
+    fs::create_dir_all(archive.parent().context("a folder")?)?;
+    fs::write(&archive, [])?;
     for verb in ["lock", "fetch"] {
         run(image_builder(verb)?.arg(BOARD).arg("--layer").arg(&copy))?;
     }
@@ -81,7 +86,6 @@ fn greeting(folder: &Path, to: &Path) -> Result<()> {
     let manifest =
         r#"[{"Config":"config.json","RepoTags":["example.org/greeting:1"],"Layers":["layer.tar"]}]"#;
     fs::write(saved.join("manifest.json"), manifest)?;
-    fs::create_dir_all(to.parent().context("a folder")?)?;
     let names = ["config.json", "layer.tar", "manifest.json"];
     run(Command::new("tar").arg("-C").arg(&saved).arg("-cf").arg(to).args(names))
 }
