@@ -33,12 +33,7 @@ pub enum Net {
     User,
     /// A [`crate::Hub`]; the number makes the hardware address.
     Hub(PathBuf, u8),
-    /// The same, and it brings the host along: all on the hub reach it as [`UPLINK`]. The hub is 10.9.0.0/24.
-    HubAndHost(PathBuf, u8),
 }
-
-/// The host's address on a hub that has it.
-pub const UPLINK: &str = "10.9.0.254";
 
 /// One machine with a card in it.
 #[derive(Debug)]
@@ -160,33 +155,22 @@ impl Guest {
     }
 
     /// What ends in the network device `n0`.
-    fn netdevs(&self, command: &mut Command) {
-        let hub = |id: &str, path: &Path| {
-            format!("stream,id={id},server=off,addr.type=unix,addr.path={}", path.display())
-        };
-        let devices = match &self.net {
-            Net::User => vec![format!(
+    fn netdev(&self) -> String {
+        match &self.net {
+            Net::User => format!(
                 "user,id=n0,hostfwd=tcp:127.0.0.1:{}-:6443,hostfwd=tcp:127.0.0.1:{}-:22",
                 self.api, self.ssh
-            )],
-            Net::Hub(path, _) => vec![hub("n0", path)],
-            Net::HubAndHost(path, _) => vec![
-                hub("s0", path),
-                format!("user,id=u0,net=10.9.0.0/24,host={UPLINK},dhcpstart=10.9.0.200"),
-                "hubport,id=h0,hubid=0,netdev=s0".to_owned(),
-                "hubport,id=h1,hubid=0,netdev=u0".to_owned(),
-                "hubport,id=n0,hubid=0".to_owned(),
-            ],
-        };
-        for device in devices {
-            command.args(["-netdev", &device]);
+            ),
+            Net::Hub(path, _) => {
+                format!("stream,id=n0,server=off,addr.type=unix,addr.path={}", path.display())
+            }
         }
     }
 
     fn mac(&self) -> String {
         let last = match self.net {
             Net::User => 0x10,
-            Net::Hub(_, number) | Net::HubAndHost(_, number) => number,
+            Net::Hub(_, number) => number,
         };
         // A usb-net of QEMU's has 40 in front whatever is asked for.
         format!("40:54:00:12:34:{last:02x}")
@@ -213,7 +197,7 @@ impl Guest {
             }
         }
         command.args(["-device", "virtio-blk-device,drive=card"]);
-        self.netdevs(command);
+        command.args(["-netdev", &self.netdev()]);
         command.args(["-device", &format!("virtio-net-device,netdev=n0,mac={}", self.mac())]);
         command.args(["-device", "virtio-rng-device", "-serial", "stdio"]);
         if !self.is_32_bit() {
@@ -231,7 +215,7 @@ impl Guest {
         }
         command.args(["-drive", &format!("if=sd,format=raw,file={}", self.card.path().display())]);
         command.arg("-usb");
-        self.netdevs(command);
+        command.args(["-netdev", &self.netdev()]);
         command.args(["-device", &format!("usb-net,netdev=n0,mac={}", self.mac())]);
         let index = qemu.get("serial").and_then(|serial| serial.as_integer()).unwrap_or(0);
         for _ in 0..index {

@@ -1,10 +1,12 @@
 //! A network between guests: QEMU's `stream` sockets carry frames with their length in front (four bytes, big-endian).
-//! Every frame goes to all others, unless the network is cut; it may also lose frames and be slow ([`Line`]).
+//! As a switch does, it sends a frame to whom it is for once it has heard of that one, and to all others until then. The
+//! network may be cut, lose frames and be slow ([`Line`]). The host may be on it, too ([`Hub::with_host`]).
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,6 +20,9 @@ const MAX_FRAME: usize = 65_536;
 const UNDER_WAY: usize = 4096;
 
 type Ports = Arc<Mutex<HashMap<u64, UnixStream>>>;
+
+/// The host's address on a network that it is on.
+pub const UPLINK: &str = "10.9.0.254";
 
 /// What the cables are like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +47,17 @@ struct State {
 pub struct Hub {
     folder: TempDir,
     state: Arc<Mutex<State>>,
+    /// QEMU's user network, which is the host here.
+    host: Option<Child>,
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        if let Some(mut host) = self.host.take() {
+            let _ = host.kill();
+            let _ = host.wait();
+        }
+    }
 }
 
 /// A frame on its way.
@@ -66,7 +82,26 @@ impl Hub {
                 plug_in(number, port, &ports, &asked, &sender);
             }
         });
-        Ok(Self { folder, state })
+        Ok(Self { folder, state, host: None })
+    }
+
+    /// The same with the host on it, as [`UPLINK`], which also gives addresses out: the network is 10.9.0.0/24. It is a
+    /// QEMU of its own: that user network answers every connection it sees, whomever it is for, and so must see no more
+    /// than a switch shows it.
+    pub fn with_host() -> Result<Self> {
+        let mut hub = Self::new()?;
+        let mut command = Command::new("qemu-system-aarch64");
+        command.args(["-M", "none", "-nodefaults", "-display", "none"]);
+        for device in [
+            format!("stream,id=s0,server=off,addr.type=unix,addr.path={}", hub.path().display()),
+            format!("user,id=u0,net=10.9.0.0/24,host={UPLINK},dhcpstart=10.9.0.200"),
+            "hubport,id=h0,hubid=0,netdev=s0".to_owned(),
+            "hubport,id=h1,hubid=0,netdev=u0".to_owned(),
+        ] {
+            command.args(["-netdev", &device]);
+        }
+        hub.host = Some(command.spawn().context("QEMU: hack/setup --qemu")?);
+        Ok(hub)
     }
 
     /// Where to plug in.
@@ -128,11 +163,24 @@ fn plug_in(
 
 /// Hands out frames in the order in which they came, each when it is due.
 fn deliver(parcels: &Receiver<Parcel>, ports: &Ports) {
+    let mut places: HashMap<[u8; 6], u64> = HashMap::new();
     for Parcel { from, due, frame } in parcels {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let mut ports = lock(ports);
+        let to = addresses(&frame).and_then(|(to, source)| {
+            places.insert(source, from);
+            places.get(&to).copied().filter(|port| ports.contains_key(port))
+        });
         // A machine that is off is unplugged.
-        lock(ports).retain(|other, socket| *other == from || socket.write_all(&frame).is_ok());
+        ports.retain(|port, socket| {
+            *port == from || to.is_some_and(|to| to != *port) || socket.write_all(&frame).is_ok()
+        });
     }
+}
+
+/// Whom a frame is for and whom it is from, after the four bytes of its length.
+fn addresses(frame: &[u8]) -> Option<([u8; 6], [u8; 6])> {
+    Some((frame.get(4..10)?.try_into().ok()?, frame.get(10..16)?.try_into().ok()?))
 }
 
 /// Numbers below a hundred, the same ones each time.
@@ -221,6 +269,22 @@ mod tests {
         let got = arrived(&mut two);
         assert!((600..800).contains(&got.len()), "{} of 1000", got.len());
         assert!(got.is_sorted());
+    }
+
+    #[test]
+    fn a_frame_goes_to_whom_it_is_for_once_that_one_was_heard() {
+        let (hub, mut one, mut two) = two();
+        let mut three = Hub::plug(&hub.path()).unwrap();
+        three.write_all(&frame(b"<all->three-here")).unwrap();
+        let heard = |port: &mut UnixStream| while read_frame(port).unwrap()[4..] != *b"<all->three-here" {};
+        heard(&mut one);
+        heard(&mut two);
+        one.write_all(&frame(b"three-one---secret")).unwrap();
+        one.write_all(&frame(b"<all->one---end")).unwrap();
+        assert_eq!(read_frame(&mut three).unwrap()[4..], *b"three-one---secret");
+        assert_eq!(read_frame(&mut two).unwrap()[4..], *b"<all->one---end");
+        two.write_all(&frame(b"one---two---answer")).unwrap();
+        assert_eq!(read_frame(&mut one).unwrap()[4..], *b"one---two---answer");
     }
 
     #[test]

@@ -52,9 +52,8 @@ fn an_upgrade_is_kept_once_the_agent_is_healthy() -> Result<()> {
 
 fn node(hub: &Hub, number: u8, role: &str) -> Result<Guest> {
     let name = format!("node{number}");
-    // The first has the host's web server on its side of the hub.
-    let net = if number == 1 { Net::HubAndHost } else { Net::Hub };
-    let guest = Guest::new(&format!("upgrade-{name}"), "rpi-3", Machine::Virt, net(hub.path(), number))?;
+    let net = Net::Hub(hub.path(), number);
+    let guest = Guest::new(&format!("upgrade-{name}"), "rpi-3", Machine::Virt, net)?;
     let text = format!(
         "hostname = \"{name}\"\nrole = \"{role}\"\ncluster_secret = \"all cards of this batch know it\"\n\
          [network]\naddress = \"10.9.0.{number}/24\"\n"
@@ -77,7 +76,7 @@ const DEPLOYMENT: &str = r#"{"apiVersion": "apps/v1", "kind": "Deployment", "met
 #[test]
 #[ignore = "slow: hack/test --full"]
 fn a_cluster_is_upgraded_node_by_node() -> Result<()> {
-    let hub = Hub::new()?;
+    let hub = Hub::with_host()?;
     let mut master = node(&hub, 1, "master")?;
     let mut worker = node(&hub, 2, "worker 10.9.0.1")?;
     let server = Server::start(master.card.bundle()?)?;

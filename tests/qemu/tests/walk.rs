@@ -63,8 +63,8 @@ fn the_readme_is_true() -> Result<()> {
     let cards: [Card; 2] =
         cards(make, folder.path(), &registry)?.try_into().ok().context("two cards are written")?;
     let [one, two] = cards;
-    let hub = Hub::new()?;
-    let mut first = Guest::with_card("walk1", "rpi-3", Machine::Virt, Net::HubAndHost(hub.path(), 1), one)?;
+    let hub = Hub::with_host()?;
+    let mut first = Guest::with_card("walk1", "rpi-3", Machine::Virt, Net::Hub(hub.path(), 1), one)?;
     let mut second = Guest::with_card("walk2", "rpi-3", Machine::Virt, Net::Hub(hub.path(), 2), two)?;
     first.power_on()?;
     second.power_on()?;
