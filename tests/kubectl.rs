@@ -207,7 +207,9 @@ const WORKLOADS: &[Line] = &[
     ),
     Line(
         Both,
-        "kubectl exec deployment/web -- sh -c 'echo to the log >/proc/1/fd/1' && kubectl logs deployment/web --tail=1",
+        // Each of the two commands would choose a pod of its own.
+        "pod=$(kubectl get pods -l app=web -o name | head -n 1); kubectl exec $pod -- sh -c 'echo to the log >/proc/1/fd/1' && \
+         timeout 20 sh -c \"until kubectl logs $pod --tail=5 | grep 'to the log'; do sleep 0.2; done\"",
         &["to the log"],
     ),
     Line(Both, "kubectl exec deployment/web -- cat /etc/hostname", &["web-"]),

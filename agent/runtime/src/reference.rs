@@ -63,10 +63,7 @@ pub(crate) fn endpoints(
 }
 
 fn mirror(url: &str, repository: &str, registries: &Registries) -> Endpoint {
-    let (insecure, rest) = match url.split_once("://") {
-        Some((scheme, rest)) => (scheme == "http", rest),
-        None => (false, url),
-    };
+    let (scheme, rest) = url.split_once("://").map_or((None, url), |(scheme, rest)| (Some(scheme), rest));
     let rest = rest.trim_end_matches('/');
     let (host, repository) = match rest.split_once('/') {
         Some((host, prefix)) => (host, format!("{prefix}/{repository}")),
@@ -74,7 +71,8 @@ fn mirror(url: &str, repository: &str, registries: &Registries) -> Endpoint {
     };
     let known = registries.hosts.get(host);
     Endpoint {
-        insecure,
+        // Without a scheme it is as its own entry says.
+        insecure: scheme.map_or_else(|| known.is_some_and(|r| r.insecure), |scheme| scheme == "http"),
         host: host.to_owned(),
         repository,
         auth: known.and_then(|r| r.auth.clone()),
@@ -108,10 +106,20 @@ mod tests {
         registries.hosts.insert(
             "docker.io".into(),
             Registry {
-                mirrors: vec!["http://10.0.0.9:5000".into(), "https://m/cache/".into()],
+                mirrors: [
+                    "http://10.0.0.9:5000",
+                    "https://m/cache/",
+                    "plain:5000",
+                    "https://plain:5000",
+                    "other:5000",
+                ]
+                .map(String::from)
+                .to_vec(),
                 ..Default::default()
             },
         );
+        let plain = Registry { insecure: true, ..Default::default() };
+        registries.hosts.insert("plain:5000".into(), plain);
         let auth = RegistryAuth { username: "u".into(), password: "p".into() };
         let got = endpoints(&parse("nginx").unwrap(), &registries, Some(auth));
         let seen: Vec<_> = got
@@ -123,6 +131,9 @@ mod tests {
             [
                 (true, "10.0.0.9:5000", "library/nginx", false),
                 (false, "m", "cache/library/nginx", false),
+                (true, "plain:5000", "library/nginx", false),
+                (false, "plain:5000", "library/nginx", false),
+                (false, "other:5000", "library/nginx", false),
                 (false, "index.docker.io", "library/nginx", true),
             ]
         );

@@ -88,7 +88,12 @@ fn use_them(lines: &[String], first: &mut Guest, second: &mut Guest) -> Result<(
     for line in lines {
         println!("{line}\n{}", first.ok(line, 2 * MINUTE)?);
     }
-    first.until("kubectl get pods --no-headers | grep -cw Running", "3", 6 * MINUTE)?;
+    let running = first.until("kubectl get pods --no-headers | grep -cw Running", "3", 4 * MINUTE);
+    running.with_context(|| {
+        let told =
+            first.run("kubectl get pods -o wide; kubectl get events; cat /boot/bramble-errors.txt", MINUTE);
+        told.map_or_else(|error| format!("{error:#}"), |output| output.text)
+    })?;
     let places = first.ok("kubectl get pods -o wide", MINUTE)?;
     assert!(places.contains(" node1 ") && places.contains(" node2 "), "they spread: {places}");
     let address = first.ok("kubectl get service my-nginx -o jsonpath='{.spec.clusterIP}'", MINUTE)?;
