@@ -25,7 +25,7 @@ fn blocks() -> Result<Vec<Vec<String>>> {
 fn cards(lines: &[String], folder: &Path, registry: &Registry) -> Result<Vec<Card>> {
     let address = registry.address(UPLINK);
     let settings = format!(
-        "\n[registries.\"docker.io\"]\nmirrors = [\"http://{address}\"]\n[registries.\"{address}\"]\ninsecure = true\n"
+        "\n[registries.\"docker.io\"]\nmirrors = [\"{address}\"]\n[registries.\"{address}\"]\ninsecure = true\n"
     );
     let mut cards = Vec::new();
     for line in lines.iter().filter_map(|line| line.strip_prefix("sudo target/debug/image-builder flash ")) {
