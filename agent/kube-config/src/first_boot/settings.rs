@@ -415,8 +415,8 @@ fn registries(f: &mut Findings<'_>, table: &Table<'_, '_>) -> BTreeMap<String, R
         {
             f.wrong(password, "needs a username beside it");
         }
-        for mirror in mirrors.iter().filter(|mirror| !is_host(&mirror.value)) {
-            f.wrong(mirror, "is no registry: write host or host:port");
+        for mirror in mirrors.iter().filter(|mirror| !is_mirror(&mirror.value)) {
+            f.wrong(mirror, "is no registry: write host or host:port, with http:// before it for plain HTTP");
         }
         inner.finish(f);
         let given =
@@ -430,6 +430,14 @@ fn registries(f: &mut Findings<'_>, table: &Table<'_, '_>) -> BTreeMap<String, R
         registries.insert(host.value, registry);
     }
     registries
+}
+
+/// A registry; as in config.toml, a scheme may say how it is asked.
+fn is_mirror(url: &str) -> bool {
+    match url.split_once("://") {
+        Some((scheme, host)) => ["http", "https"].contains(&scheme) && is_host(host),
+        None => is_host(url),
+    }
 }
 
 fn is_host(text: &str) -> bool {

@@ -339,3 +339,14 @@ proptest! {
         prop_assert!(read_text(&blank).secrets.is_empty());
     }
 }
+
+#[test]
+fn a_mirror_may_say_how_it_is_asked() {
+    let text = |mirror: &str| format!("[registries.\"docker.io\"]\nmirrors = [\"{mirror}\"]\n");
+    for good in ["10.0.0.9:5000", "http://10.0.0.9:5000", "https://mirror.example"] {
+        assert!(read_text(&text(good)).problems.is_empty(), "{good}");
+    }
+    for bad in ["ftp://10.0.0.9", "http://", "http://a b"] {
+        assert!(!read_text(&text(bad)).problems.is_empty(), "{bad}");
+    }
+}
